@@ -1,0 +1,62 @@
+"""Masked-diffusion language models of the LLaDA family in JAX (arXiv:2502.09992v3).
+
+Importing this package loads no framework: every public name is resolved when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxllada.common.config.compute import ComputeConfig
+    from jaxllada.common.config.model import ModelConfig
+    from jaxllada.common.config.sampling import SamplingConfig
+    from jaxllada.common.config.train import TrainConfig
+    from jaxllada.common.errors import UserError
+    from jaxllada.common.tokenizer import Tokenizer
+    from jaxllada.convert import load, save
+    from jaxllada.diffusion.loss import masked_diffusion_loss, sft_loss
+    from jaxllada.models.mask_predictor import MaskPredictor
+    from jaxllada.sampling.generate import sample
+
+_HOME = {
+    "ComputeConfig": "jaxllada.common.config.compute",
+    "ModelConfig": "jaxllada.common.config.model",
+    "SamplingConfig": "jaxllada.common.config.sampling",
+    "TrainConfig": "jaxllada.common.config.train",
+    "UserError": "jaxllada.common.errors",
+    "Tokenizer": "jaxllada.common.tokenizer",
+    "load": "jaxllada.convert",
+    "save": "jaxllada.convert",
+    "masked_diffusion_loss": "jaxllada.diffusion.loss",
+    "sft_loss": "jaxllada.diffusion.loss",
+    "MaskPredictor": "jaxllada.models.mask_predictor",
+    "sample": "jaxllada.sampling.generate",
+}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022
+    "ComputeConfig",
+    "MaskPredictor",
+    "ModelConfig",
+    "SamplingConfig",
+    "Tokenizer",
+    "TrainConfig",
+    "UserError",
+    "load",
+    "masked_diffusion_loss",
+    "sample",
+    "save",
+    "sft_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxllada' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

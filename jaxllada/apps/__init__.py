@@ -1,0 +1,1 @@
+"""Programs for people, written once against the engine protocol."""

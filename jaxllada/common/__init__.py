@@ -1,0 +1,1 @@
+"""Framework-free part of jaxllada: standard library, numpy and data libraries only."""

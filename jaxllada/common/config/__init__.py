@@ -1,0 +1,1 @@
+"""Configuration as frozen dataclasses; one file, `load.py`, reads YAML and flags."""

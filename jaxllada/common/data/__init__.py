@@ -1,0 +1,1 @@
+"""From text to resumable numpy batches, equal for every backend."""

@@ -1,0 +1,1 @@
+"""Released weight files: names, shards, index."""
