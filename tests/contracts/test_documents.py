@@ -1,0 +1,126 @@
+"""What the documents show works: fenced commands parse, Python examples run, YAML files load."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxllada.__main__ import ALIASES, VERBS
+from jaxllada.common.config.fields import keys_of
+from jaxllada.common.config.load import load_config
+from jaxllada.common.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    p
+    for p in ROOT.rglob("*.md")
+    if not {".venv", "output", ".git"} & set(p.relative_to(ROOT).parts)
+)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [body for kind, body in FENCE.findall(path.read_text("utf-8")) if kind == language]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every `jaxllada VERB ...` line of a fenced shell block, as (document, arguments)."""
+    found = []
+    for path in DOCUMENTS:
+        for kind in ("bash", "sh", "shell", "console"):
+            for block in blocks(path, kind):
+                for line in block.replace("\\\n", " ").splitlines():
+                    words = shlex.split(line.removeprefix("$ "), comments=True)
+                    words = words[: next((i for i, w in enumerate(words) if w in "|>&&;"), None)]
+                    while words and re.match(r"[A-Z_]+=", words[0]):
+                        words.pop(0)
+                    if words[1:3] == ["-m", "jaxllada"]:
+                        words = ["jaxllada", *words[3:]]
+                    if words and words[0].rsplit("/", 1)[-1] == "jaxllada":
+                        found.append((str(path.relative_to(ROOT)), words[1:]))
+    return found
+
+
+COMMANDS = commands()
+
+
+@pytest.mark.parametrize(
+    ("document", "argv"), COMMANDS, ids=[f"{d}: {' '.join(a)}" for d, a in COMMANDS]
+)
+def test_a_command_of_a_document_parses(document, argv, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if argv[0].startswith("-"):
+        assert argv[0] in ("--help", "--version")
+        return
+    if argv[0] == "VERB":  # the grammar, not a command
+        return
+    module = importlib.import_module(VERBS[ALIASES.get(argv[0], argv[0])][0])
+    if "--help" in argv or "--print_config" in argv:
+        with pytest.raises(SystemExit):
+            load_config(module.Config, argv[1:])
+    else:
+        load_config(module.Config, argv[1:])
+
+
+EXAMPLES = [(p, i) for p in DOCUMENTS for i in range(len(blocks(p, "python")))]
+
+
+@pytest.mark.parametrize(("path", "index"), EXAMPLES, ids=[f"{p.name}-{i}" for p, i in EXAMPLES])
+def test_a_python_example_runs_from_an_empty_folder(path, index, tmp_path):
+    file = tmp_path / "example.py"
+    file.write_text(blocks(path, "python")[index], encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, file], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_english_and_chinese_readme_show_the_same_code():
+    if not (ROOT / "README.zh-CN.md").exists():
+        pytest.fail("README.zh-CN.md is missing")
+    for language in ("bash", "python"):
+        english, chinese = (blocks(ROOT / n, language) for n in ("README.md", "README.zh-CN.md"))
+
+        def code(found: list[str]) -> list[list[str]]:
+            return [[line.split("  #")[0].rstrip() for line in b.splitlines()] for b in found]
+
+        assert code(english) == code(chinese)
+
+
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(ROOT)) for p in FILES])
+def test_every_yaml_of_configs_loads(path):
+    """The folder below configs/ names the verb that reads the file."""
+    verb = path.relative_to(ROOT / "configs").parts[0]
+    config = importlib.import_module(VERBS[ALIASES.get(verb, verb)][0]).Config
+    load_config(config, [str(path)])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_key_of_every_verb_is_explained(verb):
+    module = importlib.import_module(VERBS[verb][0])
+    keys = keys_of(module.Config)
+    assert keys
+    assert [k.name for k in keys.values() if not k.help] == []
+    assert module.__doc__
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_an_unknown_key(verb):
+    module = importlib.import_module(VERBS[verb][0])
+    with pytest.raises(UserError, match="unknown key 'zzyzx'"):
+        load_config(module.Config, ["--zzyzx", "1"])
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")), ids=lambda p: p.name)
+def test_scripts_are_sound_shell_and_say_nothing_about_this_machine(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert script.name == "venv.sh" or os.access(script, os.X_OK)
+    assert not re.search(r"(?<![\w$}])/(home|root|Users)/", script.read_text())
