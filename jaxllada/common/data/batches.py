@@ -1,0 +1,167 @@
+"""Resumable batches: the batch of a step is a function of the run seed and the step.
+
+Shape letters: A micro-batches, B rows of this process in one micro-batch, L positions.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxllada.common import noise
+from jaxllada.common.data.cutting import Batch, Cutter, check_free_of_mask, visited
+from jaxllada.common.data.prefetch import Prefetch, prefetch
+from jaxllada.common.data.rows import PadPolicy, Row, as_rows
+from jaxllada.common.data.stream import StreamSource
+from jaxllada.common.errors import UserError
+
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "Cutter",
+    "Prefetch",
+    "StreamSource",
+    "evaluation_batches",
+    "prefetch",
+]
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class BatchSource(Cutter):
+    """Batches over rows of random access, shuffled anew in every epoch.
+
+    Example k of the run is row order(seed, k // n)[k % n] of n rows, so a batch may hold the end
+    of one epoch and the start of the next, and no row is left out or seen twice in an epoch.
+    `rows` is anything `as_rows` accepts.
+    """
+
+    rows: Any = dataclasses.field(kw_only=False)
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rows = as_rows(self.rows)
+        if len(self.rows) == 0:
+            raise UserError("the training data has no rows")
+        if (self.rows.row_length or 0) > self.max_length:
+            raise UserError(
+                f"max_length={self.max_length}: the prepared rows have {self.rows.row_length} "
+                "tokens; prepare the data again with this length"
+            )
+        if self.random_length_ratio and self._policy == "eos_supervised":
+            raise UserError(
+                f"random_length_ratio={self.random_length_ratio}: is for running text; set it to "
+                "0 for prompt/answer rows"
+            )
+
+    @property
+    def _policy(self) -> PadPolicy:
+        return self.pad_policy or self.rows.pad_policy
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimiser steps of one pass over the rows, with its fraction."""
+        return len(self.rows) / self.global_batch
+
+    def row_number(self, k: int) -> int:
+        """Returns which row example k of the run is."""
+        epoch, place = divmod(k, len(self.rows))
+        return int(_order(self.seed, epoch, len(self.rows))[place]) if self.shuffle else place
+
+    def batch(self, step: int) -> Batch:
+        """Builds the batch of optimiser step `step`, counted from 0."""
+        first = step * self.global_batch
+
+        @functools.cache
+        def read(r: int) -> Row:
+            return visited(self.rows[self.row_number(first + r)], self.seed, first + r)
+
+        def length_of(r: int) -> int:
+            if self.rows.row_length is None:
+                return len(read(r).tokens)  # a dialogue's length depends on the turn drawn
+            return self.rows.length(self.row_number(first + r))
+
+        return self.cut(
+            step, read, length_of, row_length=self.rows.row_length, pad_policy=self._policy
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    return noise.permutation(seed, epoch, rows)
+
+
+def evaluation_batches(
+    rows: Any,
+    *,
+    seed: int,
+    batch_size: int,
+    mask_id: int,
+    pad_id: int,
+    max_length: int,
+    mc: int = 1,
+    max_rows: int = 0,
+    eps: float = 1e-3,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    pad_policy: PadPolicy = "ignore",
+    pad_to_multiple: int = 64,
+) -> Iterator[Batch]:
+    """Yields batches of A = 1 with fixed noise: `mc` draws of every row, times stratified.
+
+    The noise depends on the seed, the row and the draw alone, not on `batch_size` (rows per
+    process) or the processes. With the default policy padding is neither counted nor visible, so
+    the sum over all batches does not depend on how they are cut either. `max_rows` above 0 takes
+    that many rows, evenly spaced. The last batch is filled up with rows that count nothing. Of a
+    dialogue the last answer is scored.
+    """
+    rows = as_rows(rows)
+    if len(rows) == 0:
+        raise UserError("the evaluation data has no rows")
+    total = min(max_rows, len(rows)) if max_rows else len(rows)
+    chosen = np.arange(total) * len(rows) // total
+    whole = batch_size * shard_count
+    for first in range(0, total * mc, whole):
+        numbers = range(first, min(first + whole, total * mc))
+        # The longest row of the global batch decides the width on every process.
+        lengths = [rows.length(int(chosen[n // mc])) for n in numbers]
+        if max(lengths) > max_length:
+            raise UserError(f"max_length={max_length}: a row has {max(lengths)} tokens")
+        rounded = -(-max(lengths) // pad_to_multiple) * pad_to_multiple
+        width = rows.row_length or min(rounded, max_length)
+        shape = (batch_size, width)
+        tokens, maskable = np.full(shape, pad_id, np.int32), np.zeros(shape, bool)
+        visible, rates = np.ones(shape, bool), np.ones(batch_size, np.float32)
+        noisy, is_masked = tokens.copy(), maskable.copy()
+        own = numbers[shard_index * batch_size : (shard_index + 1) * batch_size]
+        for i, number in enumerate(own):
+            place, draw = divmod(number, mc)
+            row = rows[int(chosen[place])]
+            row = row.turn(-1) if row.turns else row
+            n = len(row.tokens)
+            tokens[i, :n], maskable[i, :n] = row.tokens, row.maskable
+            maskable[i, n:] = pad_policy == "eos_supervised"
+            visible[i, n:] = pad_policy == "eos_supervised"
+            rates[i] = noise.evaluation_mask_rate(seed, place, draw, rows=total, draws=mc, eps=eps)
+            index = int(chosen[place]) * mc + draw
+            noisy[i], is_masked[i] = noise.hide(
+                tokens[i],
+                maskable[i],
+                rates[i],
+                seed=seed,
+                index=index,
+                mask_id=mask_id,
+                phase=noise.EVAL,
+            )
+        check_free_of_mask(tokens, mask_id)
+        padded = pad_policy == "ignore" and min(lengths) < width
+        yield Batch(
+            tokens[None],
+            noisy[None],
+            is_masked[None],
+            rates[None],
+            maskable[None],
+            visible[None] if padded else None,
+        )
