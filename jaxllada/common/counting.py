@@ -42,10 +42,10 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     else:
         inner = ffn // 2 if c.activation_type == "swiglu" else ffn
         mlp = width * ffn + inner * width + bias * (ffn + width)
-    per_channel = (1 + _has_norm_bias(c)) if c.layer_norm_with_affine else 0
+    per_channel = (1 + c.norm_bias) if c.layer_norm_with_affine else 0
     norms = 2 * width * per_channel
     if c.attention_layer_norm and c.attention_layer_norm_with_affine:
-        norms += (width + kv_width) * (1 + _has_norm_bias(c))
+        norms += (width + kv_width) * (1 + c.norm_bias)
     return ParameterCount(
         embedding=c.rows * width,
         attention=c.n_layers * attention,
@@ -103,10 +103,6 @@ def fit(budget: int, vocab_size: int, *, template: ModelConfig) -> ModelConfig:
             f"the smallest model has {least} parameters; use a smaller vocabulary"
         )
     return best[1]
-
-
-def _has_norm_bias(config: ModelConfig) -> bool:
-    return config.norm_bias and config.layer_norm_type in ("default", "low_precision")
 
 
 def _shaped(template: ModelConfig, width: int, depth: int, vocab_size: int) -> ModelConfig:

@@ -162,7 +162,7 @@ class ModelConfig:
 
     @property
     def norm_bias(self) -> bool:
-        """Whether LayerNorms carry a bias (RMS norms never do)."""
+        """Whether norms carry a bias; the released class gives one to every kind."""
         return self.include_bias if self.bias_for_layer_norm is None else self.bias_for_layer_norm
 
     @property
@@ -211,7 +211,12 @@ class ModelConfig:
         own = [f for f in dataclasses.fields(self) if f.name not in ("extra", "_keys")]
         values = {f.name: getattr(self, f.name) for f in own}
         if not self._keys:
-            return {"model_type": "llada", "architectures": ["LLaDAModelLM"], **values, **self.extra}
+            return {
+                "model_type": "llada",
+                "architectures": ["LLaDAModelLM"],
+                **values,
+                **self.extra,
+            }
         defaults = {f.name: f.default for f in own}
         everything = {**values, **self.extra}
         result = {key: everything[key] for key in self._keys if key in everything}

@@ -1,0 +1,89 @@
+"""Self-attention of the mask predictor (LLaDA, arXiv:2502.09992v3, section 2.1).
+
+Shape letters: B batch, L positions, Q query positions, D model width, H head width.
+"""
+
+import functools
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.models.kernels import attend
+from jaxllada.models.linear import Linear
+from jaxllada.models.norm import Norm
+from jaxllada.models.rope import Rotation, rotate
+
+Window = tuple[Int[Array, ""] | int, int]
+"""First row (may be traced) and number of rows (static) of a slice of positions."""
+
+
+def take_window(x: Array, window: Window | None, axis: int = 1) -> Array:
+    """Slices rows `window` out of `axis`; None takes all, as does an axis of length one."""
+    if window is None or x.shape[axis] == 1:
+        return x
+    return jax.lax.dynamic_slice_in_dim(x, window[0], window[1], axis)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention without a causal mask; weights are named as in the release."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        layer: Int[Array, ""] | int,
+        key: PRNGKeyArray,
+    ):
+        self.config, self.compute = config, compute
+        width, kv_width = config.d_model, config.kv_heads * config.head_dim
+        bias = config.include_bias or config.include_qkv_bias
+        keys = jax.random.split(key, 4)
+        self.q_proj = Linear(config, compute, (width, width), "in", bias=bias, key=keys[0])
+        self.k_proj = Linear(config, compute, (width, kv_width), "in", bias=bias, key=keys[1])
+        self.v_proj = Linear(config, compute, (width, kv_width), "in", bias=bias, key=keys[2])
+        self.attn_out = Linear(
+            config, compute, (width, width), "attention_out",
+            bias=config.include_bias, key=keys[3], layer=layer,
+        )  # fmt: skip
+        affine = config.attention_layer_norm_with_affine
+        has_norm = config.attention_layer_norm
+        self.q_norm = Norm(config, compute, width, affine=affine) if has_norm else None
+        self.k_norm = Norm(config, compute, kv_width, affine=affine) if has_norm else None
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        turn: Rotation,
+        visible: Bool[Array, "#B #heads #Q L"] | None = None,
+        bias: Float[Array, "#B #heads #Q L"] | None = None,
+        *,
+        window: Window | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Mixes positions; with a window, only its rows ask and come out.
+
+        `visible[b, h, q, k]` lets query q see key k, `bias` is added to the scores; None shows
+        everything. `key` turns the dropout of attention weights on.
+        """
+        c = self.config
+        q, k, v = self.q_proj(take_window(x, window)), self.k_proj(x), self.v_proj(x)
+        if self.q_norm is not None and self.k_norm is not None:
+            # Over the whole width, before the heads are split.
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.reshape(*y.shape[:2], -1, c.head_dim) for y in (q, k, v))
+        here: Rotation = (take_window(turn[0], window), take_window(turn[1], window))
+        q = rotate(q, here, full_precision=c.rope_full_precision)
+        k = rotate(k, turn, full_precision=c.rope_full_precision)
+        visible = None if visible is None else take_window(visible, window, axis=2)
+        bias = None if bias is None else take_window(bias, window, axis=2)
+        mix = functools.partial(
+            attend, implementation=self.compute.attention, dropout_rate=c.attention_dropout
+        )
+        if self.compute.remat == "attention":
+            mix = jax.checkpoint(mix)
+        out = mix(q, k, v, visible=visible, bias=bias, key=key)
+        return self.attn_out(out.reshape(*out.shape[:2], -1))

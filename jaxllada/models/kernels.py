@@ -1,0 +1,124 @@
+"""Attention kernels behind one function: softmax(q k^T / sqrt(H) + bias) v, softmax in float32.
+
+Shape letters: B batch, Q query positions, K key positions, H head width.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxllada.common.errors import UserError
+from jaxllada.models.linear import dropout
+
+NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
+"""Score of a hidden key: finite, so that a row that sees nothing gives an average, not NaN."""
+
+
+def attend(
+    q: Float[Array, "B Q heads H"],
+    k: Float[Array, "B K kv_heads H"],
+    v: Float[Array, "B K kv_heads H"],
+    *,
+    visible: Bool[Array, "#B #heads #Q K"] | None = None,
+    bias: Float[Array, "#B #heads #Q K"] | None = None,
+    implementation: str = "auto",
+    dropout_rate: float = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "B Q heads H"]:
+    """Attends from every query to every visible key.
+
+    Query head h uses key head h // (heads / kv_heads). `implementation` is a `ComputeConfig`
+    value: `auto` takes cuDNN on NVIDIA GPUs where it can (16-bit types, no dropout) and XLA
+    otherwise; `splash` is the TPU kernel of jax.experimental.pallas.
+
+    Raises:
+        UserError: the named kernel does not exist on this machine or cannot do what is asked.
+    """
+    has_dropout = key is not None and dropout_rate > 0
+    platform = jax.default_backend()
+    if implementation == "auto":
+        can_cudnn = platform == "gpu" and q.dtype != jnp.float32 and not has_dropout
+        implementation = "cudnn" if can_cudnn and q.shape[-1] % 8 == 0 else "xla"
+    if implementation == "xla":
+        return _xla(q, k, v, visible, bias, dropout_rate if has_dropout else 0.0, key)
+    if has_dropout:
+        raise UserError(f"attention='{implementation}' has no dropout: use attention='xla'")
+    if implementation == "cudnn":
+        if platform != "gpu" or q.dtype == jnp.float32:
+            raise UserError(
+                f"attention='cudnn' needs an NVIDIA GPU and a 16-bit dtype, "
+                f"not {platform} and {q.dtype}: use attention='xla'"
+            )
+        return jax.nn.dot_product_attention(
+            q, k, v, bias=bias, mask=visible, implementation="cudnn"
+        )
+    if platform != "tpu" or bias is not None or q.shape[1] != k.shape[1]:
+        raise UserError(
+            f"attention='splash' needs a TPU and no attention_bias, not {platform}: "
+            "use attention='xla'"
+        )
+    return _splash(q, k, v, visible)
+
+
+def _xla(
+    q: Array, k: Array, v: Array, visible: Array | None, bias: Array | None,
+    dropout_rate: float, key: PRNGKeyArray | None,
+) -> Array:  # fmt: skip
+    batch, queries, heads, width = q.shape
+    groups = heads // k.shape[2]
+    # [B, kv, G, Q, H] against [B, kv, K, H]: one batched product per key head.
+    q = jnp.moveaxis(q.reshape(batch, queries, -1, groups, width), 1, 3)
+    k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+    q = q * jnp.asarray(1 / math.sqrt(width), q.dtype) if q.dtype == jnp.float32 else q
+    scores = jnp.einsum("bngqh,bnkh->bngqk", q, k, preferred_element_type=jnp.float32)
+    if q.dtype != jnp.float32:
+        scores = scores / math.sqrt(width)
+    if bias is not None:
+        scores = scores + _by_group(bias.astype(jnp.float32), groups)
+    if visible is not None:
+        scores = jnp.where(_by_group(visible, groups), scores, NEVER)
+    scores = scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # Dividing the short output instead of the long weights saves a pass over the scores.
+    if dropout_rate:
+        weights = dropout(weights, dropout_rate, key)
+    out = jnp.einsum(
+        "bngqk,bnkh->bngqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    out = (out / total).astype(v.dtype)
+    return jnp.moveaxis(out, 3, 1).reshape(batch, queries, heads, width)
+
+
+def _by_group(x: Array, groups: int) -> Array:
+    if x.shape[1] == 1:
+        return x[:, :, None]
+    return x.reshape(x.shape[0], -1, groups, *x.shape[2:])
+
+
+def _splash(q: Array, k: Array, v: Array, visible: Array | None) -> Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    if visible is not None and visible.shape[1:3] != (1, 1):
+        raise UserError("attention='splash' takes a key mask [B, L] only: use attention='xla'")
+    length, heads = q.shape[1], q.shape[2]
+    groups = heads // k.shape[2]
+    everything = masks.MultiHeadMask([masks.FullMask((length, length)) for _ in range(heads)])
+    run = kernel.make_splash_mha_single_device(everything)
+    k, v = (jnp.repeat(y, groups, axis=2) for y in (k, v))
+    q, k, v = (jnp.moveaxis(y, 1, 2) for y in (q / math.sqrt(q.shape[-1]), k, v))
+    if visible is None:
+        out = jax.vmap(run)(q, k, v)
+    else:
+        # Hidden keys form a segment of their own that no query belongs to.
+        keys = jnp.where(visible[:, 0, 0], 0, 1).astype(jnp.int32)
+        segments = kernel.SegmentIds(q=jnp.zeros_like(keys), kv=keys)
+        out = jax.vmap(run)(q, k, v, segments)
+    return jnp.moveaxis(jnp.asarray(out), 1, 2).astype(v.dtype)
