@@ -1,0 +1,169 @@
+"""One optimiser step: pure, compiled once, the same for any cut of the global batch.
+
+The weights of the loss are computed over the whole [A, B, L] batch before the scan over its A
+micro-batches, so every micro-batch adds its share of one global sum and nothing is averaged twice
+(LLaDA, arXiv:2502.09992v3, equation 3).
+
+Shape letters: A micro-batches, B rows, L positions, D model width, T bins of the mask rate.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxllada.common.data.batches import Batch
+from jaxllada.diffusion.chunked import chunked_cross_entropy
+from jaxllada.diffusion.loss import loss_weights
+from jaxllada.models.mask_predictor import MaskPredictor
+from jaxllada.train.optim import average, descend
+from jaxllada.train.state import TrainState
+
+Tree = Any
+BINS = 10
+
+
+class Counts(NamedTuple):
+    """Sums over masked tokens by mask rate: bin b holds rates in [b/10, (b+1)/10)."""
+
+    nll: Float[Array, " T"]
+    correct: Float[Array, " T"]
+    masked: Float[Array, " T"]
+
+
+class StepMetrics(NamedTuple):
+    """What a step reports; stays on the device until somebody looks.
+
+    `loss` and `grad_norm` (before clipping) are those of the batch even when the update was
+    skipped; `maskable` counts the tokens the loss is about.
+    """
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    counts: Counts
+    maskable: Float[Array, ""]
+    skipped: Int[Array, ""]
+    skipped_total: Int[Array, ""]
+
+
+def count_by_rate(
+    nll: Float[Array, "B L"],
+    correct: Float[Array, "B L"],
+    is_masked: Float[Array, "B L"],
+    mask_rate: Float[Array, " B"],
+) -> Counts:
+    """Sums losses (nats) and hits of the masked tokens into bins of the mask rate."""
+    bins = jnp.clip((mask_rate * BINS).astype(jnp.int32), 0, BINS - 1)
+    rows = jax.nn.one_hot(bins, BINS, dtype=jnp.float32)
+
+    def total(values: Float[Array, "B L"]) -> Float[Array, " T"]:
+        return jnp.sum(jnp.sum(values * is_masked, axis=1)[:, None] * rows, axis=0)
+
+    return Counts(total(nll), total(correct), total(jnp.ones_like(nll)))
+
+
+def batch_loss(
+    model: MaskPredictor,
+    batch: Batch,
+    weights: Float[Array, "B L"],
+    key: PRNGKeyArray | None,
+) -> tuple[Float[Array, ""], Counts]:
+    """Returns sum(weights * cross-entropy) in nats and the counts of one [B, L] micro-batch."""
+    hidden = model.hidden(batch.noisy, batch.visible, key=key)
+    loss, nll, correct = chunked_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        model.head_weight,
+        batch.tokens.reshape(-1),
+        weights.reshape(-1),
+    )
+    shape = batch.tokens.shape
+    counts = count_by_rate(
+        nll.reshape(shape),
+        correct.reshape(shape).astype(jnp.float32),
+        batch.is_masked.astype(jnp.float32),
+        batch.mask_rate,
+    )
+    return loss, counts
+
+
+def loss_and_gradient(
+    params: Tree, batch: Batch, key: PRNGKeyArray | None, *, graphdef: Any, loss_norm: str
+) -> tuple[Float[Array, ""], Counts, Tree]:
+    """Returns the loss of a global batch, its counts and its gradient (float32)."""
+    weights = loss_weights(batch.is_masked, batch.mask_rate, batch.maskable, norm=loss_norm)
+
+    def micro(params: Tree, piece: Batch, weights: Array, index: Array) -> Any:
+        model = nnx.merge(graphdef, params)
+        return batch_loss(model, piece, weights, None if key is None else keys[index])
+
+    gradient = jax.value_and_grad(micro, has_aux=True)
+    pieces = batch.tokens.shape[0]
+    keys = None if key is None else jax.random.split(key, pieces)
+    first = jax.tree.map(lambda leaf: leaf[0], (batch, weights))
+    if pieces == 1:
+        (loss, counts), grads = gradient(params, *first, 0)
+        return loss, counts, _float32(grads)
+
+    def accumulate(total: Any, item: Any) -> Any:
+        (loss, counts), grads = gradient(params, *item)
+        return jax.tree.map(jnp.add, total, (loss, counts, _float32(grads))), None
+
+    shapes = jax.eval_shape(lambda: gradient(params, *first, 0))
+    (loss, counts), grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    items = (batch, weights, jnp.arange(pieces))
+    return jax.lax.scan(accumulate, (loss, counts, grads), items)[0]
+
+
+def _float32(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    learning_rate: Float[Array, ""],
+    cursor: Int[Array, ""],
+    *,
+    graphdef: Any,
+    optimizer: optax.GradientTransformation,
+    loss_norm: str,
+    ema_decay: float,
+    dropout_seed: int | None,
+) -> tuple[TrainState, StepMetrics]:
+    """One update from a global batch, or none when its loss or gradient is not finite.
+
+    `cursor` is the number of the batch in the data; the dropout key is a function of
+    (`dropout_seed`, `cursor`) alone. Bind the keyword arguments with `functools.partial`, then
+    `jax.jit(..., donate_argnums=0)`.
+    """
+    key = None
+    if dropout_seed is not None:
+        key = jax.random.fold_in(jax.random.key(dropout_seed), cursor)
+    loss, counts, grads = loss_and_gradient(
+        state.params, batch, key, graphdef=graphdef, loss_norm=loss_norm
+    )
+    grad_norm = optax.tree.norm(grads)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = descend(state.params, direction, learning_rate)
+    ema = None if state.ema is None else average(state.ema, params, ema_decay, state.step)
+    new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, old)
+
+    skipped = jnp.where(is_finite, 0, state.skipped + 1)
+    skipped_total = state.skipped_total + jnp.where(is_finite, 0, 1)
+    metrics = StepMetrics(
+        loss,
+        grad_norm,
+        counts,
+        jnp.sum(batch.maskable, dtype=jnp.float32),
+        skipped,
+        skipped_total,
+    )
+    return TrainState(
+        state.step + 1, params, opt_state, ema, skipped, skipped_total
+    ), metrics
