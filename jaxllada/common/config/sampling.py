@@ -1,0 +1,108 @@
+"""How an answer is sampled: the options of the published sampler (LLaDA, arXiv:2502.09992v3, 2.4).
+
+Names and defaults are those of the released `generate`.
+"""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from jaxllada.common.errors import UserError, nearest
+
+Remasking = Literal["low_confidence", "random"]
+Compat = Literal["official-2025"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Options of one sampling run; everything but the weights, the prompt and the random key.
+
+    Raises `UserError` for a value, or a combination of values, that cannot be run.
+    """
+
+    steps: int = 128
+    """Model calls for the whole answer, shared equally by the blocks."""
+    gen_length: int = 128
+    """Answer length in tokens."""
+    block_length: int = 128
+    """Tokens per block; blocks are finished from left to right. Must divide `gen_length`."""
+    temperature: float = 0.0
+    """Gumbel noise added to the logits is scaled by this; 0 picks the most likely token."""
+    cfg_scale: float = 0.0
+    """Strength w of unsupervised classifier-free guidance (Eq. 16); 0 turns it off."""
+    remasking: Remasking = "low_confidence"
+    """Which predictions stay masked: the least confident ones, or random ones."""
+    logits_eos_inf: bool = False
+    """Never predict the end-of-sequence token."""
+    confidence_eos_eot_inf: bool = False
+    """End tokens may be predicted, but within a block they are committed last."""
+    eot_token_id: int | None = None
+    """End-of-turn id that `confidence_eos_eot_inf` also holds back; None if the model has none."""
+    compat: Compat | None = None
+    """`official-2025` repeats the accidental behaviour of the sampler released in October 2025."""
+    stop_at_eos: bool = False
+    """Stop a row after the block in which it produced its first end-of-sequence token."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "gen_length", "block_length"):
+            if _integer(name, getattr(self, name)) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("temperature", "cfg_scale"):
+            _non_negative(name, getattr(self, name))
+        _one_of("remasking", self.remasking, get_args(Remasking))
+        if self.compat is not None:
+            _one_of("compat", self.compat, get_args(Compat))
+        if self.eot_token_id is not None and _integer("eot_token_id", self.eot_token_id) < 0:
+            raise UserError(f"eot_token_id={self.eot_token_id} must be a token id or null")
+        if self.gen_length % self.block_length:
+            raise UserError(
+                f"gen_length={self.gen_length} is not a whole number of blocks of"
+                f" block_length={self.block_length}; {_divisors(self.gen_length)} would be"
+            )
+        if self.steps % self.num_blocks:
+            below = self.steps - self.steps % self.num_blocks
+            options = [str(n) for n in (below, below + self.num_blocks) if n]
+            raise UserError(
+                f"steps={self.steps} cannot be shared equally by {self.num_blocks} blocks;"
+                f" {' or '.join(options)} can"
+            )
+
+    @property
+    def num_blocks(self) -> int:
+        return self.gen_length // self.block_length
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether anything is drawn at random."""
+        return self.temperature > 0 or self.remasking == "random"
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name}={value!r} must be a whole number") from None
+
+
+def _non_negative(name: str, value: Any) -> None:
+    try:
+        valid = math.isfinite(value) and value >= 0
+    except TypeError:
+        valid = False
+    if not valid:
+        raise UserError(f"{name}={value!r} must be a finite number, 0 or larger")
+
+
+def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        hint = nearest(str(value), known) or f"; choose from {', '.join(known)}"
+        raise UserError(f"{name}={value!r} is unknown{hint}")
+
+
+def _divisors(length: int) -> str:
+    """The larger divisors of a length, as a hint."""
+    known = [n for n in range(length, 0, -1) if length % n == 0]
+    return " or ".join(str(n) for n in known[:4])

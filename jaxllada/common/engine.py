@@ -1,0 +1,87 @@
+"""What a program that talks to a model needs to know of it: token lists in, token lists out.
+
+Terminal chat, playback, servers and evaluation use this protocol only, so each works with every
+backend that implements it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.errors import UserError
+from jaxllada.common.trace import Trace
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled answer."""
+
+    tokens: list[int]
+    """All `gen_length` answer tokens, end tokens included."""
+    trace: Trace
+    """Record of this row."""
+    nfe: int
+    """Model calls of the batch the row was part of."""
+    seconds: float
+    """Wall time of the batch, compilation included if it was needed."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The answers of a batch in the middle of sampling."""
+
+    tokens: Int[np.ndarray, "B N"]
+    """Answer part; the mask id where nothing is committed yet (int32)."""
+    step: int
+    """Steps done."""
+    total_steps: int
+    """Steps planned; a batch that stops early does fewer."""
+
+
+class Engine(Protocol):
+    """A model with its backend."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shapes and special ids of the model."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        seed: int = 0,
+        on_update: Callable[[Update], None] | None = None,
+    ) -> list[Generation]:
+        """Answers every prompt; row i draws from (seed, i) and does not depend on the others.
+
+        Prompts may differ in length. `on_update` is called after every step. Raises `UserError`
+        as `check_prompts` does.
+        """
+        ...
+
+
+def check_prompts(
+    prompts: Sequence[Sequence[int]], config: SamplingConfig, model: ModelConfig
+) -> None:
+    """Raises `UserError` for a prompt that cannot be answered, before anything is compiled."""
+    if not prompts:
+        raise UserError("prompts=[] is empty; at least one prompt is needed")
+    for row, prompt in enumerate(prompts):
+        total = len(prompt) + config.gen_length
+        if total > model.max_sequence_length:
+            raise UserError(
+                f"prompt {row} has {len(prompt)} tokens: with gen_length={config.gen_length} that is"
+                f" {total}, more than max_sequence_length={model.max_sequence_length}"
+            )
+        for position, token in enumerate(prompt):
+            if not 0 <= token < model.rows:
+                raise UserError(
+                    f"prompt {row} holds id {token} at position {position},"
+                    f" outside the {model.rows} rows of the embedding"
+                )

@@ -1,0 +1,94 @@
+"""What happened during sampling: which token was committed when, and how sure the model was.
+
+A committed token never changes, so its step and confidence are enough to rebuild every frame.
+Shape letters: B rows, P prompt length, N answer length, S steps.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxllada.common.errors import UserError
+
+NOT_COMMITTED = -1
+"""Order of a position that is still masked."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Record of one sampling run over B rows; `trace[i]` is the record of one row."""
+
+    prompt: Int[np.ndarray, "B P"]
+    """int32 tokens before the answer, left padding included."""
+    tokens: Int[np.ndarray, "B N"]
+    """int32 answer; `mask_token_id` where nothing has been committed."""
+    order: Int[np.ndarray, "B N"]
+    """int16 step, from 0, after which the token was there; -1 where nothing was committed."""
+    confidence: Float[np.ndarray, "B N"]
+    """float32 value the step ranked the token by; 0 for the end tokens that fill a stopped row."""
+    mask_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, row: int) -> "Trace":
+        one = slice(row, row + 1) if row >= 0 else slice(row, row + 1 or None)
+        return Trace(
+            self.prompt[one],
+            self.tokens[one],
+            self.order[one],
+            self.confidence[one],
+            self.mask_token_id,
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that were run."""
+        return int(self.order.max(initial=NOT_COMMITTED)) + 1
+
+    def frame(self, step: int) -> Int[np.ndarray, "B N"]:
+        """The answer after `step` steps; step 0 is all masks (int32)."""
+        shown = (self.order != NOT_COMMITTED) & (self.order < step)
+        return np.where(shown, self.tokens, self.mask_token_id).astype(np.int32)
+
+    def frames(self) -> Iterator[Int[np.ndarray, "B N"]]:
+        """The answer before the first step and after every step."""
+        return (self.frame(step) for step in range(self.num_steps + 1))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes an .npz file under its final name only when it is complete."""
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(
+                    file,
+                    prompt=self.prompt.astype(np.int32),
+                    tokens=self.tokens.astype(np.int32),
+                    order=self.order.astype(np.int16),
+                    confidence=self.confidence.astype(np.float32),
+                    mask_token_id=np.int32(self.mask_token_id),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Trace":
+        """Reads what `save` wrote; raises `UserError` for anything else."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("prompt", "tokens", "order", "confidence")}
+                return cls(**arrays, mask_token_id=int(file["mask_token_id"]))
+        except FileNotFoundError:
+            raise UserError(f"trace {path} does not exist") from None
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is not a sampling trace: {error}") from None
