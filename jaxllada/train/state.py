@@ -39,12 +39,12 @@ def initial_state(
     params: Tree, optimizer: optax.GradientTransformation, *, with_ema: bool
 ) -> TrainState:
     """State before the first step. Traceable: under `jit` with shardings it is born sharded."""
-    zero = jnp.zeros((), jnp.int32)
+    # Every leaf needs a buffer of its own: the state is donated, and no buffer can be twice.
     return TrainState(
-        step=zero,
+        step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=initial_moments(optimizer, params),
-        ema=jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params) if with_ema else None,
-        skipped=zero,
-        skipped_total=zero,
+        ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params) if with_ema else None,
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_total=jnp.zeros((), jnp.int32),
     )

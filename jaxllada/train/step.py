@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxllada.common.data.batches import Batch
 from jaxllada.diffusion.chunked import chunked_cross_entropy
@@ -51,27 +51,31 @@ class StepMetrics(NamedTuple):
 
 def count_by_rate(
     nll: Float[Array, "B L"],
-    correct: Float[Array, "B L"],
-    is_masked: Float[Array, "B L"],
+    correct: Bool[Array, "B L"],
+    is_masked: Bool[Array, "B L"],
     mask_rate: Float[Array, " B"],
 ) -> Counts:
     """Sums losses (nats) and hits of the masked tokens into bins of the mask rate."""
     bins = jnp.clip((mask_rate * BINS).astype(jnp.int32), 0, BINS - 1)
     rows = jax.nn.one_hot(bins, BINS, dtype=jnp.float32)
 
-    def total(values: Float[Array, "B L"]) -> Float[Array, " T"]:
-        return jnp.sum(jnp.sum(values * is_masked, axis=1)[:, None] * rows, axis=0)
+    def total(values: Array) -> Float[Array, " T"]:
+        masked = jnp.where(is_masked, values, 0).astype(jnp.float32)
+        return jnp.sum(jnp.sum(masked, axis=1)[:, None] * rows, axis=0)
 
-    return Counts(total(nll), total(correct), total(jnp.ones_like(nll)))
+    return Counts(total(nll), total(correct), total(is_masked))
 
 
-def batch_loss(
+def token_losses(
     model: MaskPredictor,
     batch: Batch,
     weights: Float[Array, "B L"],
-    key: PRNGKeyArray | None,
-) -> tuple[Float[Array, ""], Counts]:
-    """Returns sum(weights * cross-entropy) in nats and the counts of one [B, L] micro-batch."""
+    key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, ""], Float[Array, "B L"], Bool[Array, "B L"]]:
+    """Returns sum(weights * cross-entropy) in nats, each cross-entropy, and which guesses hit.
+
+    `batch` is one micro-batch [B, L]. Where the weight is 0 the last two mean nothing.
+    """
     hidden = model.hidden(batch.noisy, batch.visible, key=key)
     loss, nll, correct = chunked_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
@@ -79,14 +83,7 @@ def batch_loss(
         batch.tokens.reshape(-1),
         weights.reshape(-1),
     )
-    shape = batch.tokens.shape
-    counts = count_by_rate(
-        nll.reshape(shape),
-        correct.reshape(shape).astype(jnp.float32),
-        batch.is_masked.astype(jnp.float32),
-        batch.mask_rate,
-    )
-    return loss, counts
+    return loss, nll.reshape(weights.shape), correct.reshape(weights.shape)
 
 
 def loss_and_gradient(
@@ -96,8 +93,9 @@ def loss_and_gradient(
     weights = loss_weights(batch.is_masked, batch.mask_rate, batch.maskable, norm=loss_norm)
 
     def micro(params: Tree, piece: Batch, weights: Array, index: Array) -> Any:
-        model = nnx.merge(graphdef, params)
-        return batch_loss(model, piece, weights, None if key is None else keys[index])
+        micro_key = None if keys is None else keys[index]
+        loss, nll, correct = token_losses(nnx.merge(graphdef, params), piece, weights, micro_key)
+        return loss, count_by_rate(nll, correct, piece.is_masked, piece.mask_rate)
 
     gradient = jax.value_and_grad(micro, has_aux=True)
     pieces = batch.tokens.shape[0]
