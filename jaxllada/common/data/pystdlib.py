@@ -1,0 +1,261 @@
+"""Real text that every machine has: the running interpreter's own documentation and sources.
+
+Three kinds of documents, none of which repeats another: the language reference topics of pydoc,
+the docstrings of every module (read from the syntax tree of Python modules, from the objects of
+compiled ones), and the sources of the standard library with those docstrings taken out. The split
+goes by file: what belongs to one module, its compiled accelerator included, is all on one side.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib
+import inspect
+import io
+import os
+import re
+import sys
+import sysconfig
+import tokenize
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jaxllada.common.errors import UserError
+
+Split = Literal["train", "test"]
+
+_VALIDATION_SHARE = 20  # one group in twenty
+_SHARED_LINES = 0.2
+_LONG_LINE = 30
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_LEFT_OUT |= {"encodings", "pydoc_data", "lib-dynload", "_bundled", "msilib", "__phello__"}
+# Tables of numbers and names, not text.
+_TABLES = {
+    "html/entities.py",
+    "stringprep.py",
+    "lib2to3/pgen2/token.py",
+    "re/_casefix.py",
+    "this.py",
+}
+# Importing these asks for a display or a terminal, or they hold nothing but tests.
+_NOT_IMPORTED = ("_tkinter", "_test", "_xx", "xx", "_ctypes_test", "readline", "_curses", "nis")
+
+
+class Document(NamedTuple):
+    """One text. `group` is what the split is decided on, so that related texts stay together."""
+
+    name: str
+    kind: Literal["topic", "docstrings", "source"]
+    text: str
+    group: str
+
+
+def documents(split: Split) -> list[Document]:
+    """Returns the documents of one split in a fixed order, the same for one interpreter.
+
+    A validation text more than a fifth of whose long lines also stand in a training text is moved
+    to the training side with its group.
+    """
+    everything, validation = _split()
+    return [d for d in everything if (d.group in validation) == (split == "test")]
+
+
+def fingerprint() -> str:
+    """Identifies the texts for a cache: the interpreter and what was read."""
+    digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
+    for document in _split()[0]:
+        digest.update(document.name.encode() + b"\0" + document.text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def _split() -> tuple[list[Document], frozenset[str]]:
+    everything = _unique(sorted([*_topics(), *_sources(), *_compiled()]))
+    if not everything:
+        raise UserError("dataset_args=pystdlib: this Python has neither sources nor documentation")
+    groups = {d.group for d in everything}
+    validation = {g for g in groups if _number(g) % _VALIDATION_SHARE == 0}
+    validation = _without_overlap(everything, validation)
+    if not validation or validation == groups:
+        raise UserError("dataset_args=pystdlib: too little text in this Python to split")
+    return everything, frozenset(validation)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _unique(texts: list[Document]) -> list[Document]:
+    """Drops texts that say again what an earlier one said, up to white space."""
+    seen: set[str] = set()
+    kept = []
+    for document in texts:
+        words = " ".join(document.text.split())
+        if len(words) >= 80 and words not in seen:
+            kept.append(document)
+        seen.add(words)
+    return kept
+
+
+def _without_overlap(everything: list[Document], validation: set[str]) -> set[str]:
+    lines = [_long_lines(document.text) for document in everything]
+    training: set[str] = set()
+    for document, own in zip(everything, lines, strict=True):
+        if document.group not in validation:
+            training |= own
+    while True:
+        moved = {
+            document.group
+            for document, own in zip(everything, lines, strict=True)
+            if document.group in validation and len(own & training) > _SHARED_LINES * len(own)
+        }
+        if not moved:
+            return validation
+        validation = validation - moved
+        for document, own in zip(everything, lines, strict=True):
+            if document.group in moved:
+                training |= own
+
+
+def _long_lines(text: str) -> set[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return {line for line in lines if len(line) >= _LONG_LINE}
+
+
+def _group(module: str) -> str:
+    """`_pydecimal`, `_decimal` and `decimal` document the same thing."""
+    return module.removeprefix("_py").removeprefix("_") or module
+
+
+def _topics() -> Iterator[Document]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return
+    for name, text in topics.items():
+        yield Document(f"topic:{name}", "topic", text.strip() + "\n", f"topic:{name}")
+
+
+def _sources() -> Iterator[Document]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for folder, names, files in os.walk(root):
+        names[:] = [n for n in names if n not in _LEFT_OUT and not n.startswith("config-")]
+        for file in files:
+            path = Path(folder, file)
+            relative = path.relative_to(root).as_posix()
+            if path.suffix == ".py" and relative not in _TABLES and "_sysconfigdata" not in file:
+                yield from _module(path, relative)
+
+
+def _module(path: Path, relative: str) -> Iterator[Document]:
+    try:
+        with tokenize.open(path) as file:
+            source = file.read()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old escapes in old modules
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
+        return
+    module = relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    docs, bare = _take_docstrings(module, source, tree)
+    if docs:
+        yield Document(f"docstrings:{module}", "docstrings", docs, _group(module))
+    yield Document(f"source:{relative}", "source", bare, _group(module))
+
+
+def _take_docstrings(module: str, source: str, tree: ast.Module) -> tuple[str, str]:
+    """Returns the docstrings as one readable text, and the source without them."""
+    lines = source.splitlines(keepends=True)
+    sections: list[tuple[int, str]] = []
+
+    def visit(node: ast.AST, name: str) -> None:
+        body = getattr(node, "body", [])
+        for child in body if isinstance(body, list) else []:
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                visit(child, f"{name}.{child.name}")
+            elif isinstance(child, (ast.If, ast.Try)):
+                visit(child, name)
+        if not isinstance(
+            node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        ) or not (text := ast.get_docstring(node)):
+            return
+        doc = node.body[0]
+        title = name
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            title = f"{name}({ast.unparse(node.args)})"
+        sections.append((doc.lineno, _section(title, text)))
+        first, last = doc.lineno - 1, (doc.end_lineno or doc.lineno) - 1
+        # A docstring that shares its line with code stays where it is.
+        if lines[first].lstrip()[:1] not in "\"'rRuUbB" or not lines[last].rstrip().endswith(
+            ('"', "'")
+        ):
+            return
+        indent = " " * doc.col_offset
+        lines[first] = f"{indent}...\n" if len(node.body) == 1 and name != module else ""
+        lines[first + 1 : last + 1] = [""] * (last - first)
+
+    visit(tree, module)
+    return "\n".join(text for _, text in sorted(sections)), "".join(lines).strip() + "\n"
+
+
+def _section(title: str, text: str) -> str:
+    body = "\n".join(f"    {line}".rstrip() for line in text.strip().splitlines())
+    return f"{title}\n{body}\n"
+
+
+def _compiled() -> Iterator[Document]:
+    """Docstrings of modules without Python source, each text once."""
+    names = set(sys.builtin_module_names)
+    # In a virtual environment `platstdlib` is the environment's own folder, without modules.
+    folders = [sysconfig.get_paths()["stdlib"] + "/lib-dynload"]
+    folders += [sysconfig.get_config_var("DESTSHARED") or folders[0]]
+    for folder in folders:
+        names |= {path.name.partition(".")[0] for path in Path(folder).glob("*.so")}
+    seen: set[str] = set()
+    for name in sorted(names):
+        if name.startswith(_NOT_IMPORTED) or name == "__main__":
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # modules that later versions drop
+                module = importlib.import_module(name)
+        except Exception:  # a module whose library this machine lacks
+            continue
+        output = io.StringIO()
+        for title, text in _members(name, module):
+            if len(text) > 40 and text not in seen:
+                seen.add(text)
+                output.write(_section(title, text) + "\n")
+        if output.tell():
+            text = output.getvalue()
+            yield Document(f"docstrings:{name}", "docstrings", text, _group(name))
+
+
+def _members(name: str, module: object) -> Iterator[tuple[str, str]]:
+    yield name, inspect.getdoc(module) or ""
+    for key, value in sorted(vars(module).items()):
+        if key.startswith("__"):
+            continue
+        title = f"{name}.{key}" if name != "builtins" else key
+        if isinstance(value, type):
+            yield title, _own_doc(value)
+            for method, function in sorted(vars(value).items()):
+                if callable(function) and method != "__doc__":
+                    yield _titled(f"{title}.{method}", function), _own_doc(function)
+        # Programs replace hooks of sys and add helpers to builtins; only what is compiled counts.
+        elif inspect.isbuiltin(value) and not key.endswith("hook"):
+            yield _titled(title, value), _own_doc(value)
+
+
+def _own_doc(value: object) -> str:
+    doc = getattr(value, "__doc__", None)
+    return inspect.cleandoc(doc) if isinstance(doc, str) else ""
+
+
+def _titled(title: str, function: object) -> str:
+    signature = getattr(function, "__text_signature__", None)
+    if not isinstance(signature, str):
+        return f"{title}()"
+    return title + re.sub(r"^\(\$\w+(, /)?(, )?", "(", signature)

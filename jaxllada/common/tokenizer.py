@@ -1,0 +1,277 @@
+"""Text to ids and back: released tokenizer folders, and small ones trained here.
+
+Special ids are read from the files, never assumed. The mask token is found as LLaDA's releases
+require, since none of them declares it: the model's config, the tokenizer's own declaration, then
+the known names of the token; all that are present must agree.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxllada.common import chat
+from jaxllada.common.errors import UserError
+from jaxllada.common.manifest import write_atomically
+
+MASK_NAMES = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>")
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+CHAT_TOKENS = (chat.HEADER_START, chat.HEADER_END, chat.TURN_END)
+# In the order of the release, behind all learned tokens.
+SPECIAL_TOKENS = (BOS, EOS, MASK_NAMES[0], *CHAT_TOKENS)
+
+# Words with their leading space, single digits, runs of punctuation, runs of white space.
+_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer with LLaDA's special tokens.
+
+    `core` is a `tokenizers.Tokenizer`; `special` maps bos_token, eos_token, pad_token and, where
+    declared, mask_token to their texts; `config_mask_id` is what a config.json in the folder says.
+    """
+
+    def __init__(
+        self,
+        core: Any,
+        special: dict[str, str],
+        *,
+        template: str = chat.TEMPLATE,
+        config_mask_id: int | None = None,
+        source: str = "tokenizer",
+    ):
+        self.core, self.special, self.template, self.source = core, special, template, source
+        self.mask_id = self._find_mask(config_mask_id)
+        self.eos_id = self._known(special.get("eos_token", EOS), "eos_token")
+        self.bos_id = core.token_to_id(special.get("bos_token", BOS))
+        pad = core.token_to_id(special["pad_token"]) if "pad_token" in special else None
+        self.pad_id: int = self.eos_id if pad is None else pad
+        self.eot_id = core.token_to_id(chat.TURN_END)
+        if self.mask_id in (self.pad_id, self.eos_id):
+            raise UserError(f"{source}: mask and padding share the id {self.mask_id}")
+
+    def _known(self, token: str, key: str) -> int:
+        number = self.core.token_to_id(token)
+        if number is None:
+            raise UserError(f"{self.source}: {key}={token!r} is not in the vocabulary")
+        return number
+
+    def _find_mask(self, config_mask_id: int | None) -> int:
+        found: dict[str, int] = {}
+        if config_mask_id is not None:
+            found["config.json mask_token_id"] = config_mask_id
+        if declared := self.special.get("mask_token"):
+            found["mask_token"] = self._known(declared, "mask_token")
+        for name in MASK_NAMES:
+            if (number := self.core.token_to_id(name)) is not None:
+                found[name] = number
+                break
+        if not found:
+            raise UserError(
+                f"{self.source}: no mask token; expected one of {', '.join(MASK_NAMES)}"
+            )
+        if len(set(found.values())) > 1:
+            told = ", ".join(f"{key} = {number}" for key, number in found.items())
+            raise UserError(f"{self.source}: the mask ids disagree: {told}")
+        return next(iter(found.values()))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: one more than the largest."""
+        return max(self.core.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`; nothing is put before or behind it."""
+        return self.core.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str], *, parallel: bool = True) -> list[list[int]]:
+        """Returns the ids of each text, found on all cores (RAYON_NUM_THREADS limits them)."""
+        if not parallel:
+            return [self.encode(text) for text in texts]
+        found = self.core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Returns the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.core.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def render(self, messages: Sequence[chat.Message], add_generation_prompt: bool = True) -> str:
+        """Returns a conversation as text, see `common/chat.py`."""
+        chat.check_messages(messages)
+        return chat.render(
+            self.template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            special=self.special,
+        )
+
+    def chat(
+        self, messages: Sequence[chat.Message], add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Returns the ids of a conversation, by default up to where the answer begins."""
+        missing = [token for token in CHAT_TOKENS if self.core.token_to_id(token) is None]
+        if missing and self.template == chat.TEMPLATE:
+            raise UserError(
+                f"{self.source}: {', '.join(missing)} are not in the vocabulary; "
+                "add them with with_chat_tokens()"
+            )
+        return self.encode(self.render(messages, add_generation_prompt))
+
+    def with_chat_tokens(self) -> "Tokenizer":
+        """Returns a tokenizer that has the header and end-of-turn tokens.
+
+        LLaDA-8B-Base lacks them; added behind its vocabulary they get the ids of the Instruct
+        model (126346 to 126348).
+        """
+        import tokenizers
+
+        core = tokenizers.Tokenizer.from_str(self.core.to_str())
+        core.add_special_tokens(list(CHAT_TOKENS))
+        return Tokenizer(
+            core,
+            self.special,
+            template=self.template,
+            config_mask_id=self.mask_id,
+            source=self.source,
+        )
+
+    def agree_with(self, model_config: Any) -> None:
+        """Raises a UserError where a model of this ModelConfig could not use these ids."""
+        rows, mask = model_config.rows, model_config.mask_token_id
+        if self.vocab_size > rows:
+            raise UserError(
+                f"{self.source}: the ids go up to {self.vocab_size - 1}, but the model has "
+                f"embedding_size={rows}"
+            )
+        if mask != self.mask_id:
+            raise UserError(
+                f"mask_token_id={mask}: the tokenizer {self.source} has the mask id {self.mask_id}"
+            )
+
+    def digest(self) -> str:
+        """Hash of everything that decides how text becomes ids."""
+        text = json.dumps([self.core.to_str(), self.special, self.template], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Reads a Hugging Face tokenizer folder: tokenizer.json and the small files beside it."""
+        import tokenizers
+
+        folder = Path(path)
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"tokenizer={str(path)!r}: no tokenizer.json there")
+        try:
+            core = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{folder / 'tokenizer.json'}: {error}") from None
+        config = _read_json(folder / "tokenizer_config.json")
+        special = _special_texts(_read_json(folder / "special_tokens_map.json"))
+        special |= _special_texts(config)
+        template = config.get("chat_template")
+        if isinstance(template, list):  # several templates by name
+            named = {entry.get("name"): entry.get("template") for entry in template}
+            template = named.get("default", next(iter(named.values()), None))
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        mask_id = _read_json(folder / "config.json").get("mask_token_id")
+        return cls(
+            core,
+            special,
+            template=template or chat.TEMPLATE,
+            config_mask_id=mask_id,
+            source=str(path),
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the folder in the layout of the release; transformers reads it too."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": int(1e30),
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **self.special,
+        }
+        files = {
+            "tokenizer.json": self.core.to_str(pretty=True),
+            "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False),
+            "special_tokens_map.json": json.dumps(self.special, indent=2, ensure_ascii=False),
+            "chat_template.jinja": self.template,
+        }
+        for name, text in files.items():
+            write_atomically(folder / name, text.encode())
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        show_progress: bool = False,
+    ) -> "Tokenizer":
+        """Learns a byte-level BPE of `vocab_size` ids, the special tokens at the end among them.
+
+        Every text can be encoded and comes back byte for byte. Little text may give fewer ids.
+        """
+        from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Core
+
+        smallest = 256 + len(SPECIAL_TOKENS)
+        if vocab_size < smallest:
+            raise UserError(f"vocab_size={vocab_size}: must be at least {smallest}")
+        core: Any = Core(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - len(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=show_progress,
+        )  # pyright: ignore[reportCallIssue]
+        core.train_from_iterator(texts, trainer)
+        core.add_special_tokens(list(SPECIAL_TOKENS))
+        special = {
+            "bos_token": BOS,
+            "cls_token": BOS,
+            "eos_token": EOS,
+            "mask_token": MASK_NAMES[0],
+            "pad_token": EOS,
+        }
+        tokenizer = cls(core, special, source="trained tokenizer")
+        if folder is not None:
+            tokenizer.save(folder)
+            tokenizer.source = str(folder)
+        return tokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+def _special_texts(config: dict[str, Any]) -> dict[str, str]:
+    """Takes `eos_token` and its like from a config, where they are a text or an object."""
+    texts = {}
+    for key, value in config.items():
+        if key.endswith("_token") and not key.startswith("add_"):
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                texts[key] = value
+    return texts
