@@ -40,9 +40,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """
     clip = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
     adam = optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)
-    return optax.chain(
-        *clip, adam, optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
-    )
+    return optax.chain(*clip, adam, optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
 
 
 def initial_moments(optimizer: optax.GradientTransformation, params: Tree) -> optax.OptState:

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxllada.common.data.batches import Batch
 from jaxllada.diffusion.chunked import chunked_cross_entropy
-from jaxllada.diffusion.loss import loss_weights
+from jaxllada.diffusion.loss import LossNorm, loss_weights
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.train.optim import average, descend
 from jaxllada.train.state import TrainState
@@ -71,52 +72,64 @@ def token_losses(
     batch: Batch,
     weights: Float[Array, "B L"],
     key: PRNGKeyArray | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "B L"], Bool[Array, "B L"]]:
     """Returns sum(weights * cross-entropy) in nats, each cross-entropy, and which guesses hit.
 
     `batch` is one micro-batch [B, L]. Where the weight is 0 the last two mean nothing.
     """
-    hidden = model.hidden(batch.noisy, batch.visible, key=key)
+    hidden, bias = model.hidden(batch.noisy, batch.visible, key=key), model.head_bias
+    if model.config.scale_logits:
+        hidden = hidden * jnp.asarray(model.logit_scale, hidden.dtype)
+        bias = None if bias is None else bias * model.logit_scale
     loss, nll, correct = chunked_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         model.head_weight,
         batch.tokens.reshape(-1),
         weights.reshape(-1),
+        head_bias=bias,
+        mesh=mesh,
     )
     return loss, nll.reshape(weights.shape), correct.reshape(weights.shape)
 
 
 def loss_and_gradient(
-    params: Tree, batch: Batch, key: PRNGKeyArray | None, *, graphdef: Any, loss_norm: str
+    params: Tree,
+    batch: Batch,
+    key: PRNGKeyArray | None,
+    *,
+    graphdef: Any,
+    loss_norm: LossNorm,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Counts, Tree]:
     """Returns the loss of a global batch, its counts and its gradient (float32)."""
     weights = loss_weights(batch.is_masked, batch.mask_rate, batch.maskable, norm=loss_norm)
 
-    def micro(params: Tree, piece: Batch, weights: Array, index: Array) -> Any:
-        micro_key = None if keys is None else keys[index]
-        loss, nll, correct = token_losses(nnx.merge(graphdef, params), piece, weights, micro_key)
+    pieces = batch.tokens.shape[0]
+    items = (batch, weights, None if key is None else jax.random.split(key, pieces))
+
+    def micro(params: Tree, piece: Batch, weights: Array, key: PRNGKeyArray | None) -> Any:
+        model = nnx.merge(graphdef, params)
+        loss, nll, correct = token_losses(model, piece, weights, key, mesh=mesh)
         return loss, count_by_rate(nll, correct, piece.is_masked, piece.mask_rate)
 
-    gradient = jax.value_and_grad(micro, has_aux=True)
-    pieces = batch.tokens.shape[0]
-    keys = None if key is None else jax.random.split(key, pieces)
-    first = jax.tree.map(lambda leaf: leaf[0], (batch, weights))
+    def gradient(item: tuple[Batch, Array, PRNGKeyArray | None]) -> tuple[Array, Counts, Tree]:
+        (loss, counts), grads = jax.value_and_grad(micro, has_aux=True)(params, *item)
+        return loss, counts, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
+
+    def first(items: Any) -> tuple[Array, Counts, Tree]:
+        return gradient(jax.tree.map(lambda leaf: leaf[0], items))
+
     if pieces == 1:
-        (loss, counts), grads = gradient(params, *first, 0)
-        return loss, counts, _float32(grads)
+        return first(items)
 
     def accumulate(total: Any, item: Any) -> Any:
-        (loss, counts), grads = gradient(params, *item)
-        return jax.tree.map(jnp.add, total, (loss, counts, _float32(grads))), None
+        return jax.tree.map(jnp.add, total, gradient(item)), None
 
-    shapes = jax.eval_shape(lambda: gradient(params, *first, 0))
-    (loss, counts), grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
-    items = (batch, weights, jnp.arange(pieces))
-    return jax.lax.scan(accumulate, (loss, counts, grads), items)[0]
-
-
-def _float32(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    shapes = jax.eval_shape(first, items)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(accumulate, zeros, items)[0]
 
 
 def train_step(
@@ -127,9 +140,10 @@ def train_step(
     *,
     graphdef: Any,
     optimizer: optax.GradientTransformation,
-    loss_norm: str,
+    loss_norm: LossNorm,
     ema_decay: float,
     dropout_seed: int | None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One update from a global batch, or none when its loss or gradient is not finite.
 
@@ -141,7 +155,7 @@ def train_step(
     if dropout_seed is not None:
         key = jax.random.fold_in(jax.random.key(dropout_seed), cursor)
     loss, counts, grads = loss_and_gradient(
-        state.params, batch, key, graphdef=graphdef, loss_norm=loss_norm
+        state.params, batch, key, graphdef=graphdef, loss_norm=loss_norm, mesh=mesh
     )
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -162,6 +176,4 @@ def train_step(
         skipped,
         skipped_total,
     )
-    return TrainState(
-        state.step + 1, params, opt_state, ema, skipped, skipped_total
-    ), metrics
+    return TrainState(state.step + 1, params, opt_state, ema, skipped, skipped_total), metrics
