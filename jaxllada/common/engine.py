@@ -76,8 +76,8 @@ def check_prompts(
         total = len(prompt) + config.gen_length
         if total > model.max_sequence_length:
             raise UserError(
-                f"prompt {row} has {len(prompt)} tokens: with gen_length={config.gen_length} that is"
-                f" {total}, more than max_sequence_length={model.max_sequence_length}"
+                f"prompt {row} has {len(prompt)} tokens: with gen_length={config.gen_length} that"
+                f" is {total}, more than max_sequence_length={model.max_sequence_length}"
             )
         for position, token in enumerate(prompt):
             if not 0 <= token < model.rows:

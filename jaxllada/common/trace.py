@@ -4,8 +4,9 @@ A committed token never changes, so its step and confidence are enough to rebuil
 Shape letters: B rows, P prompt length, N answer length, S steps.
 """
 
+import io
 import os
-import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxllada.common.errors import UserError
+from jaxllada.common.manifest import write_atomically
 
 NOT_COMMITTED = -1
 """Order of a position that is still masked."""
@@ -62,24 +64,16 @@ class Trace:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes an .npz file under its final name only when it is complete."""
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    prompt=self.prompt.astype(np.int32),
-                    tokens=self.tokens.astype(np.int32),
-                    order=self.order.astype(np.int16),
-                    confidence=self.confidence.astype(np.float32),
-                    mask_token_id=np.int32(self.mask_token_id),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            prompt=self.prompt.astype(np.int32),
+            tokens=self.tokens.astype(np.int32),
+            order=self.order.astype(np.int16),
+            confidence=self.confidence.astype(np.float32),
+            mask_token_id=np.int32(self.mask_token_id),
+        )
+        write_atomically(Path(path), buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Trace":
@@ -90,5 +84,5 @@ class Trace:
                 return cls(**arrays, mask_token_id=int(file["mask_token_id"]))
         except FileNotFoundError:
             raise UserError(f"trace {path} does not exist") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not a sampling trace: {error}") from None

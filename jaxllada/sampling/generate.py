@@ -16,7 +16,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.trace import Trace
 from jaxllada.common.unmasking import unmasking_plan
 from jaxllada.sampling.loop import State, advance, initial_state
-from jaxllada.sampling.predict import Inputs, Policy
+from jaxllada.sampling.policy import Inputs, Policy
 
 CANVAS_MULTIPLE = 64
 """Canvas lengths are rounded up to this, so that few of them are ever compiled."""
@@ -28,7 +28,7 @@ def sample(
     config: SamplingConfig,
     attention_mask: Int[Array, "B P"] | Int[np.ndarray, "B P"] | None = None,
     key: Array | None = None,
-) -> Int[Array, "B P+N"]:
+) -> Int[Array, "B L"]:
     """Appends `gen_length` masks to the prompt and fills them in `steps` model calls.
 
     Args:
@@ -111,7 +111,7 @@ def _run(
     total: int,
     steps_per_piece: int | None,
 ) -> Iterator[Trace]:
-    state = initial_state(canvas)
+    state = initial_state(jnp.asarray(canvas))
     end = 0
     while end < total:
         end = min(total, end + (steps_per_piece or total))
@@ -165,7 +165,7 @@ def _checked_prompt(
     return prompt.astype(np.int32), visible
 
 
-def _row_keys(key: Array | None, rows: int, config: SamplingConfig) -> Array:
+def _row_keys(key: Any, rows: int, config: SamplingConfig) -> Array:
     if key is None:
         if config.needs_key:
             raise UserError(

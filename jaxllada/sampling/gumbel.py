@@ -1,10 +1,10 @@
 """Gumbel noise in float32 that is right far into both tails.
 
-argmax(logits + T * noise) draws from softmax(logits / T). Masked diffusion draws among ~10^5 tokens
-thousands of times, so rare noise decides often: one 32-bit uniform in float32 ends at a noise of
-16.6 and samples as if the temperature were lower (arXiv:2409.02908v6). The released sampler works in
-float64 for that reason; here a 64-bit uniform is evaluated in float32 from the side where it keeps
-its digits.
+argmax(logits + T * noise) draws from softmax(logits / T). Masked diffusion draws among ~10^5
+tokens thousands of times, so rare noise decides often: one 32-bit uniform in float32 ends at a
+noise of 16.6 and samples as if the temperature were lower (arXiv:2409.02908v6). The released
+sampler works in float64 for that reason; here a 64-bit uniform is evaluated in float32 from the
+side where it keeps its digits.
 
 Shape letters: V vocabulary rows.
 """

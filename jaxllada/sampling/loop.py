@@ -16,7 +16,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxllada.common.trace import NOT_COMMITTED
-from jaxllada.sampling.predict import Inputs, Policy, predict
+from jaxllada.sampling.logits import Head
+from jaxllada.sampling.policy import Inputs, Policy
+from jaxllada.sampling.predict import predict
 from jaxllada.sampling.select import most_confident, transfer_count
 
 
@@ -41,17 +43,17 @@ def advance(
     if jax.default_backend() == "cpu":
         hidden = functools.partial(hidden, blocks=model.unstacked())
     slots = jnp.arange(state.canvas.shape[1]) - inputs.prompt_length
-    fills_prompt = policy.window > policy.block_length
+    head = Head.of(model)
 
     def is_unfinished(state: State) -> Array:
-        fillable = (state.canvas == policy.mask_id) & (fills_prompt | (slots >= 0))
+        fillable = (state.canvas == policy.mask_id) & (policy.fills_prompt | (slots >= 0))
         return (state.step < end_step) & jnp.any(fillable)
 
     def step(state: State) -> State:
         block, call = jnp.divmod(state.step, inputs.calls_per_block)
         block_start = inputs.prompt_length + block * policy.block_length
         block_end = block_start + policy.block_length
-        start = jnp.where(fills_prompt, 0, block_start)
+        start = jnp.int32(0) if policy.fills_prompt else block_start
         position = start + jnp.arange(policy.window)
         cut = functools.partial(
             lax.dynamic_slice_in_dim, start_index=start, slice_size=policy.window, axis=1
@@ -62,10 +64,8 @@ def advance(
         is_open = (window == policy.mask_id) & (position < block_end)
         in_block = jnp.sum(is_open & (position >= block_start), axis=1)
         num_masks = jnp.where(call == 0, in_block, state.num_masks)
-        slot_keys = _slot_keys(inputs.keys, state.step, position - inputs.prompt_length)
-        prediction = predict(
-            hidden, model.head, state.canvas, is_open, start, slot_keys, inputs, policy
-        )
+        keys = _slot_keys(inputs.keys, state.step, position - inputs.prompt_length)
+        prediction = predict(hidden, head, state.canvas, is_open, start, keys, inputs, policy)
         chosen = most_confident(
             prediction.confidence,
             is_open,

@@ -1,0 +1,83 @@
+"""What a sampling run consists of: a static policy to compile for, and data to run it on.
+
+Shape letters: B rows, L canvas length.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.sampling import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the compiled sampler depends on besides shapes; all else is data."""
+
+    mask_id: int
+    eos_id: int
+    block_length: int
+    window: int
+    """Positions looked at per step: the active block, or the whole canvas when the prompt holds
+    masks, which the release fills along with the block."""
+    is_noisy: bool
+    is_guided: bool
+    random_order: bool
+    never_eos: bool
+    end_ids: tuple[int, ...]
+    """Ids committed after all others of a block."""
+    zeroed_ids: tuple[int, ...]
+    """Ids taken out of the distribution that confidences come from."""
+    stop_at_eos: bool
+
+    @classmethod
+    def of(cls, config: SamplingConfig, model: ModelConfig, window: int) -> "Policy":
+        """Separates the choices of a config from its numbers."""
+        ends: tuple[int, ...] = ()
+        if config.confidence_eos_eot_inf:
+            ends = (model.eos_token_id,)
+            ends += () if config.eot_token_id is None else (config.eot_token_id,)
+        zeroed: tuple[int, ...] = ()
+        if config.compat == "official-2025":
+            # The release wrote minus infinity to the end-of-turn logit, and to the end-of-sequence
+            # logit of a tensor that is the same one only while no noise is added.
+            zeroed = ends[1:] if config.temperature > 0 else ends
+            ends = ()
+        return cls(
+            mask_id=model.mask_id,
+            eos_id=model.eos_token_id,
+            block_length=config.block_length,
+            window=window,
+            is_noisy=config.temperature > 0,
+            is_guided=config.cfg_scale > 0,
+            random_order=config.remasking == "random",
+            never_eos=config.logits_eos_inf,
+            end_ids=ends,
+            zeroed_ids=zeroed,
+            stop_at_eos=config.stop_at_eos,
+        )
+
+    @property
+    def fills_prompt(self) -> bool:
+        """Whether masks inside the prompt take part."""
+        return self.window > self.block_length
+
+
+class Inputs(NamedTuple):
+    """What stays the same during a run."""
+
+    visible: Bool[Array, "B L"]
+    """Keys that may be attended to."""
+    positions: Int[Array, "B L"]
+    """Rotary positions."""
+    known: Bool[Array, "B L"]
+    """Prompt positions that guidance hides for the unconditional prediction."""
+    keys: Array
+    """One random key per row."""
+    prompt_length: Int[Array, ""]
+    steps_per_block: Int[Array, ""]
+    calls_per_block: Int[Array, ""]
+    temperature: Float[Array, ""]
+    cfg_scale: Float[Array, ""]
