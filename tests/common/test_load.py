@@ -221,9 +221,9 @@ def test_help_names_every_key_with_its_default_and_meaning(capsys):
     assert stop.value.code == 0
     for f in dataclasses.fields(Config):
         assert f"--{f.name} " in out
-    assert "Peak learning rate, after the warm-up. (default: 0.0003)" in out
-    assert "Model: --model text Preset or folder. (default: tiny)" in out
-    assert "Trackers. (default: null)" in out
+    assert "--learning_rate float default 0.0003 Peak learning rate, after the warm-up." in out
+    assert "Model: --model text default tiny Preset or folder." in out
+    assert "--report_to text|text,... default null Trackers." in out
     assert "--remat none|full" in out
 
 

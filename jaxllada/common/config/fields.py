@@ -8,7 +8,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import itertools
 import textwrap
 import types
 import typing
@@ -27,6 +26,8 @@ class Key:
     help: str
     group: str
     positional: bool
+    opens_paragraph: bool
+    """Whether a blank line sets it off from the key before."""
 
     @property
     def is_required(self) -> bool:
@@ -53,10 +54,11 @@ class Key:
 def keys_of(cls: type) -> dict[str, Key]:
     """Returns the keys of a dataclass in the order of definition."""
     hints = typing.get_type_hints(cls)
-    docs, home = {}, {}
+    docs, home, first = {}, {}, set()
     for base in reversed(cls.__mro__[:-1]):
-        for name, text in _attribute_docs(base).items():
-            docs[name] = text
+        found, opening = _read_body(base)
+        docs |= found
+        first |= opening
         for name in vars(base).get("__annotations__", {}):
             home[name] = _title(base) if base is not cls else ""
     keys = {}
@@ -73,6 +75,7 @@ def keys_of(cls: type) -> dict[str, Key]:
             help=field.metadata.get("help") or docs.get(field.name, ""),
             group=field.metadata.get("group", home.get(field.name, "")),
             positional=bool(field.metadata.get("positional")),
+            opens_paragraph=field.name in first,
         )
     return keys
 
@@ -82,20 +85,26 @@ def _title(cls: type) -> str:
     return "" if text.startswith(f"{cls.__name__}(") else text.strip().split("\n")[0].rstrip(".")
 
 
-def _attribute_docs(cls: type) -> dict[str, str]:
-    """Collects the strings written below the fields of a class body."""
+def _read_body(cls: type) -> tuple[dict[str, str], set[str]]:
+    """Reads a class body: the string below each field, and the fields after a blank line."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        source = textwrap.dedent(inspect.getsource(cls))
+        tree = ast.parse(source)
     except (OSError, TypeError, SyntaxError):
-        return {}
+        return {}, set()
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    docs = {}
-    for statement, following in itertools.pairwise(body):
+    lines = source.splitlines()
+    docs, opening, number = {}, set(), 0
+    for statement, following in zip(body, [*body[1:], None], strict=True):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
+        number += 1
+        if not lines[statement.lineno - 2].strip():
+            opening.add(statement.target.id)
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs
+    # Where a blank line precedes every field it groups nothing.
+    return docs, opening if len(opening) < number else set()
 
 
 _WORDS = {bool: "true or false", str: "text", type(None): "null", Any: "anything"}

@@ -1,6 +1,5 @@
 """The text of `--help`: every key with its type, default and meaning, by group."""
 
-import inspect
 import shutil
 import textwrap
 
@@ -27,29 +26,29 @@ def help_text(keys: dict[str, Key], *, prog: str, description: str) -> str:
     ]
     usage = " ".join(["usage:", prog, *places, "[CONFIG.yaml]", "[--key value | key=value ...]"])
     lines = [usage, ""]
-    for paragraph in inspect.cleandoc(description).split("\n\n"):
+    for paragraph in description.strip().split("\n\n"):
         lines += [*_paragraph(paragraph, width), ""]
-    by_group: dict[str, list[Key]] = {}
-    for key in keys.values():
-        by_group.setdefault(key.group, []).append(key)
-    for group, members in by_group.items():
-        lines.append(f"{group or 'keys'}:")
-        for key in members:
-            lines += _entry(key, width)
-        lines.append("")
-    lines += ["  --print_config", "        print the merged configuration as YAML and stop"]
+    group = None
+    for i, key in enumerate(keys.values()):
+        if key.group != group:
+            group = key.group
+            lines += [*([""] if i else []), f"{group or 'keys'}:"]
+        elif key.opens_paragraph:
+            lines.append("")
+        lines += _entry(key, width)
+    lines += ["", "  --print_config"]
+    lines += ["        Print the merged configuration as YAML and stop."]
     return "\n".join(lines)
 
 
 def _paragraph(text: str, width: int) -> list[str]:
-    if text.startswith("    "):
-        return text.split("\n")
+    if text.startswith(("    ", "jaxllada ")):  # commands
+        return [f"    {line.strip()}" for line in text.split("\n")]
     return textwrap.wrap(" ".join(text.split()), width)
 
 
 def _entry(key: Key, width: int) -> list[str]:
-    default = "required" if key.default is MISSING else f"default: {_default(key.default)}"
+    default = "required" if key.default is MISSING else f"default {_default(key.default)}"
     head = f"  --{key.name} {short(key.hint)}"
     wrap = {"initial_indent": " " * 8, "subsequent_indent": " " * 8, "width": width}
-    text = f"{key.help} ({default})" if key.help else f"({default})"
-    return [head, *textwrap.wrap(text, **wrap)]
+    return [f"{head:<52}  {default}", *textwrap.wrap(key.help, **wrap)]

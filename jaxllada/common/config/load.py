@@ -8,10 +8,10 @@ would be right. A field with `metadata={"positional": True}` also takes plain ar
 """
 
 import functools
+import inspect
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -21,6 +21,7 @@ import yaml
 from jaxllada.common.config.fields import Key, expected, keys_of
 from jaxllada.common.config.yaml_text import Entry, parse, read_mapping
 from jaxllada.common.errors import UserError, nearest
+from jaxllada.common.manifest import write_atomically
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def load_config(
     if arguments.asks == "help":
         from jaxllada.common.config.help import help_text
 
-        print(help_text(keys, prog=prog, description=description or cls.__doc__ or ""))
+        print(help_text(keys, prog=prog, description=description or inspect.getdoc(cls) or ""))
         raise SystemExit(0)
     entries = {}
     if arguments.file is not None:
@@ -89,17 +90,7 @@ def save_config(config: Any, path: str | Path) -> None:
     """Writes `to_yaml(config)` atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(to_yaml(config))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, to_yaml(config).encode())
 
 
 def _split(argv: Sequence[str], keys: dict[str, Key]) -> _Arguments:

@@ -1,0 +1,165 @@
+"""`inspect` counts what a model is, checks what a folder holds, and makes no weights."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from jaxllada.commands import inspect
+from jaxllada.common.config.load import load_config
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.presets import preset
+from jaxllada.common.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "dense"
+
+
+def report(capsys, *argv) -> tuple[int, dict]:
+    code = inspect.run(load_config(inspect.Config, [*argv, "--json"]))
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "total"), [("llada-100m", 124_327_616), ("LLaDA-8B", 8_015_581_184)]
+)
+def test_presets_count_as_published(capsys, name, total):
+    code, found = report(capsys, name)
+    parts = found["parameters"]
+    assert code == 0
+    assert parts["total"] == total
+    names = ("embedding", "attention", "mlp", "norms", "head")
+    assert sum(parts[part] for part in names) == total
+    assert parts["body"] == total - parts["embedding"] - parts["head"]
+    assert found["bytes"]["checkpoint_bfloat16"] == 2 * total
+    # 8 B parameters in float32: weights and two moments are 12 bytes each, gradients 4 more.
+    assert found["bytes"]["training_state"] + found["bytes"]["gradient"] == 16 * total
+
+
+def test_flops_are_two_per_weight_and_token_at_length_zero_limit(capsys):
+    """Without attention scores a forward pass is one multiply-add per matrix weight."""
+    _, short = report(capsys, "llada-100m", "--length", "1")
+    config, parts = preset("llada-100m"), short["parameters"]
+    matrices = parts["attention"] + parts["mlp"] + parts["head"]
+    scores = 2 * 2 * config.n_layers * config.d_model
+    flops = short["flops_per_token"]
+    assert flops["forward"] == 2 * matrices + scores
+    assert flops["training"] == 3 * flops["forward"]
+    assert flops["training_masked_only"] == flops["training"] - 3 * parts["head"]
+
+
+def test_a_folder_shows_its_stored_weights(capsys):
+    code, found = report(capsys, str(GOLDEN))
+    weights = found["weights"]
+    assert code == 0
+    assert weights["elements"] == found["parameters"]["total"]
+    assert weights["types"] == {"float32": weights["tensors"]}
+    assert (weights["missing"], weights["unexpected"], weights["complete"]) == ([], [], True)
+    assert found["config"] == json.loads((GOLDEN / "config.json").read_text())
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Copies the golden folder into one file with its tensors changed."""
+
+    def make(change):
+        tensors = {}
+        for shard in GOLDEN.glob("*.safetensors"):
+            tensors |= load_file(shard)
+        change(tensors)
+        save_file(tensors, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text((GOLDEN / "config.json").read_text())
+        return str(tmp_path)
+
+    return make
+
+
+def test_missing_and_left_over_weights_are_named(capsys, damaged):
+    def change(tensors):
+        tensors.pop("model.transformer.ln_f.weight")
+        tensors["model.transformer.extra.weight"] = np.zeros(3, np.float32)
+
+    folder = damaged(change)
+    code, found = report(capsys, folder)
+    assert code == 1
+    assert found["weights"]["missing"] == ["model.transformer.ln_f.weight"]
+    assert found["weights"]["unexpected"] == ["model.transformer.extra.weight"]
+    inspect.run(inspect.Config(model=folder))
+    out = capsys.readouterr().out
+    assert "1 missing: model.transformer.ln_f.weight" in out
+    assert "1 unexpected: model.transformer.extra.weight" in out
+
+
+def test_tensors_of_another_size_are_noticed(capsys, damaged):
+    def change(tensors):
+        tensors["model.transformer.ln_f.weight"] = np.zeros(63, np.float32)
+
+    code, found = report(capsys, damaged(change))
+    assert code == 1
+    assert not found["weights"]["complete"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "vocab", "count"),
+    [("100M", 32000, 100e6), ("1.5B", 0, 1.5e9), ("30_000k", 4096, 3e7)],
+)
+def test_fit_comes_near_its_budget(capsys, budget, vocab, count):
+    _, found = report(capsys, "--fit", budget, "--vocab", str(vocab))
+    assert found["parameters"]["total"] == pytest.approx(count, rel=0.05)
+    assert found["config"]["vocab_size"] == (vocab or 126464)
+
+
+def test_a_fitted_config_is_saved_and_counts_the_same(tmp_path, capsys):
+    folder = tmp_path / "models" / "mine"
+    inspect.run(inspect.Config(fit="20M", vocab=8000, save=str(folder)))
+    assert f"wrote {folder / 'config.json'}" in capsys.readouterr().out
+    _, found = report(capsys, str(folder))
+    assert found["parameters"]["total"] == pytest.approx(20e6, rel=0.05)
+    assert ModelConfig.from_folder(folder).vocab_size == 8000
+
+
+def test_the_table_says_the_same_as_the_json(capsys):
+    inspect.run(inspect.Config(model="llada-100m"))
+    out = capsys.readouterr().out
+    assert re.search(r"total +124,327,616", out)
+    assert re.search(r"embedding +56,655,872 +45.6 %", out)
+    assert re.search(r"checkpoint, bfloat16 +249 MB", out)
+    assert all(len(line) <= 120 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "expected either a model or --fit"),
+        (["tiny", "--fit", "1M"], "expected either a model or --fit"),
+        (["tiny", "--vocab", "3"], "vocab=3: only --fit"),
+        (["--fit", "1M", "--vocab", "-1"], "vocab=-1: expected 0 or more"),
+        (["--fit", "big"], "fit=big: expected a number of parameters"),
+        (["--fit", "0M"], "fit=0M: expected a number of parameters"),
+        (["--fit", "1M"], "cannot be met"),
+        (["lada-8b"], "model=lada-8b: no such file or folder.*did you mean 'llada-8b'"),
+    ],
+)
+def test_wrong_requests_are_told(argv, message):
+    with pytest.raises(UserError, match=message):
+        inspect.run(load_config(inspect.Config, argv))
+
+
+def test_eight_billion_weights_are_counted_without_a_framework_or_memory():
+    code = (
+        "import sys, resource; from jaxllada.__main__ import main; main(['inspect', 'llada-8b']);"
+        "assert not {'jax', 'torch'} & sys.modules.keys();"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8,015,581,184" in done.stdout
+    assert int(done.stdout.splitlines()[-1]) < 500  # MiB
