@@ -20,6 +20,9 @@ from jaxllada.common.weights.index import WeightFolder, write_weights
 from jaxllada.common.weights.names import Entry, Part, llada_table, released_part, stored_names
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
 
+EMBEDDING = "model.transformer.wte.weight"
+HEAD = "model.transformer.ff_out.weight"
+
 
 def load(
     path: str | os.PathLike[str],
@@ -41,7 +44,7 @@ def load(
     config = ModelConfig.from_folder(folder)
     files = WeightFolder(folder)
     check_names(config, files)
-    kind = dtype or files.dtype(llada_table(config)[0].released).name
+    kind = dtype or files.dtype(EMBEDDING).name
     if kind not in get_args(Dtype):
         raise UserError(f"dtype={kind!r} is unknown: use one of {', '.join(get_args(Dtype))}")
     if compute is None or dtype is not None:
@@ -103,8 +106,12 @@ def check_names(config: ModelConfig, files: WeightFolder) -> None:
     """Raises `UserError` unless the files hold exactly the tensors of this configuration."""
     expected, found = set(stored_names(config)), set(files.names)
     missing, unexpected = sorted(expected - found), sorted(found - expected)
-    if config.weight_tying:
-        unexpected = [n for n in unexpected if n != "model.transformer.ff_out.weight"]
+    if config.weight_tying and HEAD in unexpected:
+        unexpected.remove(HEAD)
+        if not np.array_equal(files.read(HEAD), files.read(EMBEDDING)):
+            raise UserError(
+                f"{files.folder}: {HEAD} differs from the embedding, but weight_tying is true"
+            )
     if missing or unexpected:
         raise UserError(
             f"{files.folder}: {len(missing)} weights missing{_some(missing)} "

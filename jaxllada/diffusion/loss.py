@@ -8,15 +8,17 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.errors import UserError
 
+AnyArray = Array | np.ndarray
 LossNorm = Literal["token", "sequence", "batch"]
 
 
 def cross_entropy(
-    logits: Float[Array, "*rows V"], targets: Int[Array, "*rows"]
+    logits: Float[AnyArray, "*rows V"], targets: Int[AnyArray, "*rows"]
 ) -> Float[Array, "*rows"]:
     """Returns -log softmax(logits)[target] in nats, in float32."""
     logits = logits.astype(jnp.float32)
@@ -25,10 +27,10 @@ def cross_entropy(
 
 
 def masked_diffusion_loss(
-    logits: Float[Array, "B L V"],
-    targets: Int[Array, "B L"],
-    is_masked: Bool[Array, "B L"],
-    mask_rate: Float[Array, " B"],
+    logits: Float[AnyArray, "B L V"],
+    targets: Int[AnyArray, "B L"],
+    is_masked: Bool[AnyArray, "B L"],
+    mask_rate: Float[AnyArray, " B"],
 ) -> Float[Array, ""]:
     """Sums the terms of equation 3: cross-entropy of masked tokens, each over its mask rate.
 
@@ -47,11 +49,11 @@ def masked_diffusion_loss(
 
 
 def sft_loss(
-    logits: Float[Array, "B L V"],
-    targets: Int[Array, "B L"],
-    is_masked: Bool[Array, "B L"],
-    mask_rate: Float[Array, " B"],
-    prompt_lengths: Int[Array, " B"],
+    logits: Float[AnyArray, "B L V"],
+    targets: Int[AnyArray, "B L"],
+    is_masked: Bool[AnyArray, "B L"],
+    mask_rate: Float[AnyArray, " B"],
+    prompt_lengths: Int[AnyArray, " B"],
 ) -> Float[Array, ""]:
     """Sums the rows of equation 5: like equation 3, each row over the length of its answer.
 
@@ -66,10 +68,10 @@ def sft_loss(
 
 
 def loss_weights(
-    is_masked: Bool[Array, "*micro B L"],
-    mask_rate: Float[Array, "*micro B"],
-    maskable: Bool[Array, "*micro B L"],
-    norm: LossNorm = "token",
+    is_masked: Bool[AnyArray, "*micro B L"],
+    mask_rate: Float[AnyArray, "*micro B"],
+    maskable: Bool[AnyArray, "*micro B L"],
+    norm: str = "token",
 ) -> Float[Array, "*micro B L"]:
     """Returns w such that sum(w * cross_entropy) is the loss of the whole batch given here.
 

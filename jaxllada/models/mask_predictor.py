@@ -10,8 +10,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.model import ModelConfig
@@ -22,6 +23,8 @@ from jaxllada.models.initializers import initial_weight
 from jaxllada.models.linear import dropout
 from jaxllada.models.norm import Norm
 from jaxllada.models.rope import rotation
+
+AnyArray = Array | np.ndarray
 
 
 class MaskPredictor(nnx.Module):
@@ -52,12 +55,12 @@ class MaskPredictor(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B L"],
-        attention_mask: Int[Array, "B L"] | Bool[Array, "B L"] | Float[Array, "B L"] | None = None,
+        tokens: Int[AnyArray, "B L"],
+        attention_mask: Shaped[AnyArray, "B L"] | None = None,
         *,
-        attention_bias: Array | None = None,
-        position_ids: Int[Array, "#B L"] | None = None,
-        positions: Int[Array, "B R"] | None = None,
+        attention_bias: AnyArray | None = None,
+        position_ids: Int[AnyArray, "#B L"] | None = None,
+        positions: Int[AnyArray, "B R"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B R V"]:
         """Returns logits in the activation type, for all positions or for `positions` only.
@@ -86,11 +89,11 @@ class MaskPredictor(nnx.Module):
 
     def hidden(
         self,
-        tokens: Int[Array, "B L"],
-        attention_mask: Int[Array, "B L"] | Bool[Array, "B L"] | Float[Array, "B L"] | None = None,
+        tokens: Int[AnyArray, "B L"],
+        attention_mask: Shaped[AnyArray, "B L"] | None = None,
         *,
-        attention_bias: Array | None = None,
-        position_ids: Int[Array, "#B L"] | None = None,
+        attention_bias: AnyArray | None = None,
+        position_ids: Int[AnyArray, "#B L"] | None = None,
         window: Window | None = None,
         blocks: tuple[Block, ...] | None = None,
         key: PRNGKeyArray | None = None,
@@ -109,7 +112,7 @@ class MaskPredictor(nnx.Module):
         x = run_blocks(
             self.blocks if blocks is None else blocks,
             x,
-            rotation(position_ids, c.head_dim, c.rope_theta),
+            rotation(jnp.asarray(position_ids), c.head_dim, c.rope_theta),
             visible,
             bias,
             remat=self.compute.remat,
@@ -118,7 +121,7 @@ class MaskPredictor(nnx.Module):
         )
         return self.ln_f(x)
 
-    def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    def embed(self, tokens: Int[AnyArray, "B L"]) -> Float[Array, "B L D"]:
         """Looks tokens up, in the activation type."""
         x = self.wte[...][tokens].astype(self.compute.dtype)
         scale = math.sqrt(self.config.d_model) if self.config.input_emb_norm else 1
@@ -163,8 +166,8 @@ def abstract_model(config: ModelConfig, compute: ComputeConfig | None = None) ->
     return jax.eval_shape(lambda key: MaskPredictor(config, compute=compute, rngs=key), key)
 
 
-def _masks(mask: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:
-    visible = None if mask is None else (mask != 0)[:, None, None, :]
+def _masks(mask: AnyArray | None, bias: AnyArray | None) -> tuple[Array | None, Array | None]:
+    visible = None if mask is None else jnp.asarray(mask != 0)[:, None, None, :]
     if bias is not None and bias.dtype in (jnp.bool_, jnp.int8):
         allowed = bias != 0
         visible = allowed if visible is None else visible & allowed
@@ -172,4 +175,4 @@ def _masks(mask: Array | None, bias: Array | None) -> tuple[Array | None, Array 
     if visible is not None:
         batch = visible.shape[0] if mask is None else mask.shape[0]
         visible = jnp.broadcast_to(visible, (batch, *visible.shape[1:]))
-    return visible, bias
+    return visible, None if bias is None else jnp.asarray(bias)

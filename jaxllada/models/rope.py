@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Rotation = tuple[Float[Array, "B L 1 half"], Float[Array, "B L 1 half"]]
+Rotation = tuple[Float[Array, "#B L 1 half"], Float[Array, "#B L 1 half"]]
 
 
 def rotation(positions: Int[Array, "B L"], head_dim: int, theta: float) -> Rotation:
