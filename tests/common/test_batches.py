@@ -218,7 +218,7 @@ def forever(start: int):
 @pytest.mark.parametrize("block", [1, 5])
 def test_a_stream_equals_itself_after_a_restart_at_any_step(block):
     def source():
-        settings = dict(row_length=LENGTH, shuffle_block=block, **FIXED)
+        settings = dict(shuffle_block=block, **FIXED)
         # Blocks wrap around the end of the source: 25 examples are one block more than 23 rows.
         return StreamSource(lambda n: forever(n % 23), micro_batch=2, accumulation=2, **settings)
 
@@ -230,14 +230,14 @@ def test_a_stream_equals_itself_after_a_restart_at_any_step(block):
 
 
 def test_a_stream_in_order_gives_the_batches_of_unshuffled_rows():
-    stream = StreamSource(forever, row_length=LENGTH, micro_batch=3, **FIXED)
+    stream = StreamSource(forever, micro_batch=3, **FIXED)
     rows = BatchSource(PACKED, shuffle=False, micro_batch=3, **FIXED)
     for step in range(7):
         assert stream.batch(step).digest() == rows.batch(step).digest()
 
 
 def test_a_stream_block_holds_the_same_rows_in_another_order():
-    stream = StreamSource(forever, row_length=LENGTH, micro_batch=10, shuffle_block=10, **FIXED)
+    stream = StreamSource(forever, micro_batch=10, shuffle_block=10, **FIXED)
     starts = stream.batch(0).tokens[0, :, 0]
     assert sorted(starts) == PACKED[:10, 0].tolist()
     assert starts.tolist() != PACKED[:10, 0].tolist()

@@ -1,6 +1,7 @@
 """Properties of the built-in text."""
 
 import ast
+import hashlib
 import os
 import subprocess
 import sys
@@ -65,13 +66,16 @@ def test_another_process_reads_the_same_text(both):
     code = (
         "import sys; sys.excepthook = sys.displayhook = print\n"
         "import builtins; builtins.extra = lambda: 0\n"
-        "from jaxllada.common.data import pystdlib; print(pystdlib.fingerprint())"
+        "from jaxllada.common.data import pystdlib; import hashlib\n"
+        "both = pystdlib.documents('train'), pystdlib.documents('test')\n"
+        "print(hashlib.sha256(repr(both).encode()).hexdigest(), pystdlib.fingerprint())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}
     out = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
     )
-    assert out.stdout.strip() == pystdlib.fingerprint()
+    own = hashlib.sha256(repr(both).encode()).hexdigest()
+    assert out.stdout.split() == [own, pystdlib.fingerprint()]
 
 
 def test_titles_read_like_calls():

@@ -25,6 +25,7 @@ __all__ = [
     "StreamSource",
     "evaluation_batches",
     "prefetch",
+    "source_of",
 ]
 
 
@@ -86,6 +87,18 @@ class BatchSource(Cutter):
         return self.cut(
             step, read, length_of, row_length=self.rows.row_length, pad_policy=self._policy
         )
+
+
+def source_of(
+    rows: Any, *, shuffle: bool = True, shuffle_block: int = 1024, **settings: Any
+) -> BatchSource | StreamSource:
+    """Returns the batches of `load_rows(...)["train"]`: of a stream if it is one, else of rows.
+
+    `settings` are those of `Cutter`. A stream is shuffled within blocks of `shuffle_block` rows.
+    """
+    if callable(rows):
+        return StreamSource(rows, shuffle_block=shuffle_block if shuffle else 1, **settings)
+    return BatchSource(rows, shuffle=shuffle, **settings)
 
 
 @functools.lru_cache(maxsize=2)

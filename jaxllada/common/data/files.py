@@ -11,8 +11,7 @@ from pathlib import Path
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends without an error.
 
-    An older folder of that name is replaced. Where another process finishes the same folder at the
-    same moment, its folder is kept.
+    Where another process was faster with the same folder, its folder is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -22,7 +21,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield work
         for file in (*work.rglob("*"), work):
             _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
         try:
             os.rename(work, path)
         except OSError:

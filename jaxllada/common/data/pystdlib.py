@@ -26,6 +26,7 @@ from jaxllada.common.errors import UserError
 
 Split = Literal["train", "test"]
 
+_FORMAT = 1  # of the documents; counts up when they are made in another way
 _VALIDATION_SHARE = 20  # one group in twenty
 _SHARED_LINES = 0.2
 _LONG_LINE = 30
@@ -63,10 +64,11 @@ def documents(split: Split) -> list[Document]:
 
 
 def fingerprint() -> str:
-    """Identifies the texts for a cache: the interpreter and what was read."""
-    digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
-    for document in _split()[0]:
-        digest.update(document.name.encode() + b"\0" + document.text.encode() + b"\0")
+    """Identifies the texts for a cache without reading them: the interpreter and its files."""
+    digest = hashlib.blake2b(f"{_FORMAT}\0{sys.version}".encode(), digest_size=16)
+    for name, path in sorted({**_source_files(), **_compiled_files()}.items()):
+        state = path.stat()
+        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
@@ -138,15 +140,32 @@ def _topics() -> Iterator[Document]:
         yield Document(f"topic:{name}", "topic", text.strip() + "\n", f"topic:{name}")
 
 
-def _sources() -> Iterator[Document]:
+def _source_files() -> dict[str, Path]:
+    """Returns the Python files that are read, by their name below the standard library."""
     root = Path(sysconfig.get_paths()["stdlib"])
+    found = {}
     for folder, names, files in os.walk(root):
         names[:] = [n for n in names if n not in _LEFT_OUT and not n.startswith("config-")]
         for file in files:
             path = Path(folder, file)
             relative = path.relative_to(root).as_posix()
             if path.suffix == ".py" and relative not in _TABLES and "_sysconfigdata" not in file:
-                yield from _module(path, relative)
+                found[relative] = path
+    return found
+
+
+def _compiled_files() -> dict[str, Path]:
+    """Returns the extension modules of the standard library, by module name."""
+    # In a virtual environment `platstdlib` is the environment's own folder, without modules.
+    folders = [sysconfig.get_paths()["stdlib"] + "/lib-dynload"]
+    folders += [sysconfig.get_config_var("DESTSHARED") or folders[0]]
+    files = (path for folder in folders for path in sorted(Path(folder).glob("*.so")))
+    return {path.name.partition(".")[0]: path for path in files}
+
+
+def _sources() -> Iterator[Document]:
+    for relative, path in _source_files().items():
+        yield from _module(path, relative)
 
 
 def _module(path: Path, relative: str) -> Iterator[Document]:
@@ -207,12 +226,7 @@ def _section(title: str, text: str) -> str:
 
 def _compiled() -> Iterator[Document]:
     """Docstrings of modules without Python source, each text once."""
-    names = set(sys.builtin_module_names)
-    # In a virtual environment `platstdlib` is the environment's own folder, without modules.
-    folders = [sysconfig.get_paths()["stdlib"] + "/lib-dynload"]
-    folders += [sysconfig.get_config_var("DESTSHARED") or folders[0]]
-    for folder in folders:
-        names |= {path.name.partition(".")[0] for path in Path(folder).glob("*.so")}
+    names = {*sys.builtin_module_names, *_compiled_files()}
     seen: set[str] = set()
     for name in sorted(names):
         if name.startswith(_NOT_IMPORTED) or name == "__main__":

@@ -19,14 +19,13 @@ class StreamSource(Cutter):
     The cursor is the example count, so any step can be asked for, but only the next one is free of
     skipping. With `shuffle_block` above 1 the rows of each block of that many are read together
     and dealt out in a random order that depends on (seed, block); the block is held in memory.
-    `row_length` is the length of packed text, None for rows that are padded batch by batch. Every
-    process reads the whole stream and keeps its own rows.
+    Like `Rows`, `open_rows` says its `row_length` and `pad_policy`; the rows of a plain function
+    are padded batch by batch, and the padding is not trained on. Every process reads the whole
+    stream and keeps its own rows.
     """
 
     open_rows: OpenRows = dataclasses.field(kw_only=False)
-    row_length: int | None
     shuffle_block: int = 1
-    stream_policy: PadPolicy = "ignore"
 
     steps_per_epoch = None
 
@@ -34,6 +33,14 @@ class StreamSource(Cutter):
         super().__post_init__()
         if self.shuffle_block < 1:
             raise UserError(f"shuffle_block={self.shuffle_block}: must be at least 1")
+        self._row_length: int | None = getattr(self.open_rows, "row_length", None)
+        default: PadPolicy = getattr(self.open_rows, "pad_policy", "ignore")
+        self._policy: PadPolicy = self.pad_policy or default
+        if self.random_length_ratio and self._policy == "eos_supervised":
+            raise UserError(
+                f"random_length_ratio={self.random_length_ratio}: is for running text; set it to "
+                "0 for prompt/answer rows"
+            )
         self._position: int | None = None
         self._examples: Iterator[Row] = iter(())
 
@@ -52,8 +59,8 @@ class StreamSource(Cutter):
             step,
             lambda r: rows[r],
             lambda r: len(rows[r].tokens),
-            row_length=self.row_length,
-            pad_policy=self.pad_policy or self.stream_policy,
+            row_length=self._row_length,
+            pad_policy=self._policy,
         )
 
     def _from(self, k: int) -> Iterator[Row]:

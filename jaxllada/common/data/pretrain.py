@@ -1,0 +1,138 @@
+"""Running text -> rows of one length: tokenise, end with EOS, join, cut (LLaDA, 2502.09992v3, 2.2).
+
+Documents are joined back to back, as the paper does. What is left over at the end is dropped once
+per source and split. (Packing 1000 texts at a time and dropping each remainder, as others do,
+loses half a row per thousand texts and lets the batch size of a reader decide what is trained on.)
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllada.common.data.cache import ArrayWriter
+from jaxllada.common.data.readers import Part
+from jaxllada.common.data.rows import PackedRows
+from jaxllada.common.errors import UserError
+from jaxllada.common.tokenizer import Tokenizer
+
+_BATCH_LETTERS = 1 << 21
+_BATCH_TEXTS = 4096
+
+
+def tokenised(
+    part: Part,
+    column: str,
+    tokenizer: Tokenizer,
+    *,
+    insert_eos: bool,
+    parallel: bool,
+    start: int = 0,
+) -> Iterator[np.ndarray]:
+    """Yields the ids of every document from row `start` on, int32, empty texts as no ids.
+
+    A column of ids is taken as it is (`insert_eos` is about text). Raises a UserError that names
+    the row where a document holds the mask id, an id the tokenizer does not have, or no text.
+    """
+    place = start
+    for texts in _batches(part, column, start):
+        if texts and isinstance(texts[0], str):
+            lists: Iterable[Any] = tokenizer.encode_batch(texts, parallel=parallel)
+        else:
+            lists = texts
+        for ids in lists:
+            ids = np.asarray(ids, np.int64)
+            check_ids(ids, tokenizer, part.where(place))
+            ends = len(ids) and ids[-1] == tokenizer.eos_id
+            if insert_eos and len(ids) and not ends and isinstance(texts[0], str):
+                ids = np.append(ids, tokenizer.eos_id)
+            place += 1
+            yield ids.astype(np.int32)
+
+
+def check_ids(ids: np.ndarray, tokenizer: Tokenizer, where: str) -> None:
+    """Raises a UserError where ids hold the mask or lie outside the vocabulary."""
+    if not len(ids):
+        return
+    if (ids == tokenizer.mask_id).any():
+        token = tokenizer.core.id_to_token(tokenizer.mask_id)
+        raise UserError(
+            f"{where}: holds the mask token {token} (id {tokenizer.mask_id}); "
+            "remove it from the text or leave this row out"
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= tokenizer.vocab_size:
+        raise UserError(
+            f"{where}: id {low if low < 0 else high} is outside the tokenizer's "
+            f"{tokenizer.vocab_size} ids; was it prepared with another tokenizer?"
+        )
+
+
+def _batches(part: Part, column: str, start: int) -> Iterator[list[Any]]:
+    texts: list[Any] = []
+    letters = 0
+    for place, row in enumerate(part.open(start), start):
+        value = row.get(column)
+        if not isinstance(value, (str, list, np.ndarray)):
+            kind = "nothing" if value is None else type(value).__name__
+            raise UserError(f"{part.where(place)}: column {column!r} holds {kind}, expected text")
+        texts.append(value)
+        letters += len(value)
+        if letters >= _BATCH_LETTERS or len(texts) >= _BATCH_TEXTS:
+            yield texts
+            texts, letters = [], 0
+    if texts:
+        yield texts
+
+
+def pack(
+    documents: Iterable[np.ndarray],
+    max_length: int,
+    folder: Path,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    drop_tail: bool,
+) -> dict[str, int]:
+    """Joins documents and writes them as rows of `max_length` to `tokens.npy` of `folder`.
+
+    Returns facts: documents, tokens (before cutting), rows, and tail: the tokens in use in the
+    last row, which is filled up with `pad_id` (0 where no short row was kept).
+    """
+    dtype = np.uint16 if vocab_size <= 2**16 else np.int32
+    writer = ArrayWriter(folder / "tokens.npy", dtype, max_length)
+    count, total = 0, 0
+    held: list[np.ndarray] = []
+    size = 0
+    for ids in documents:
+        count, total = count + 1, total + len(ids)
+        held.append(ids)
+        size += len(ids)
+        if size >= max(max_length, _BATCH_TEXTS * 64):
+            joined = np.concatenate(held)
+            whole = size - size % max_length
+            writer.append(joined[:whole].reshape(-1, max_length))
+            held, size = [joined[whole:]], size - whole
+    joined = np.concatenate([*held, np.zeros(0, np.int32)])
+    whole = size - size % max_length
+    writer.append(joined[:whole].reshape(-1, max_length))
+    tail = 0 if drop_tail else size - whole
+    if tail:
+        last = np.full((1, max_length), pad_id, np.int32)
+        last[0, :tail] = joined[whole:]
+        writer.append(last)
+    writer.close()
+    return {"documents": count, "tokens": total, "rows": writer.count, "tail": tail}
+
+
+def open_rows(folder: Path, facts: dict[str, int]) -> PackedRows:
+    """Maps the rows that `pack` wrote."""
+    tokens = np.load(folder / "tokens.npy", mmap_mode="r") if facts["rows"] else None
+    if tokens is None:
+        raise UserError(f"{folder}: no rows")
+    lengths = None
+    if facts["tail"]:
+        lengths = np.full(len(tokens), tokens.shape[1])
+        lengths[-1] = facts["tail"]
+    return PackedRows(tokens, lengths)

@@ -1,0 +1,250 @@
+"""`dataset_args` -> rows: every source read, tokenised, cached and joined split by split."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllada.common.data import pretrain, sft
+from jaxllada.common.data.cache import cached, default_folder
+from jaxllada.common.data.formats import Format, Kind, format_of
+from jaxllada.common.data.grammar import SourceSpec, parse_dataset_args
+from jaxllada.common.data.readers import Part, Source
+from jaxllada.common.data.row_stream import PackedStream, RowStream
+from jaxllada.common.data.rows import JoinedRows, RaggedRows, Row, Rows
+from jaxllada.common.errors import UserError
+from jaxllada.common.tokenizer import Tokenizer
+
+__all__ = ["RowOptions", "SourceSpec", "load_rows", "parse_dataset_args", "prepare_sources"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """How sources become rows; named like the training keys, see `of`."""
+
+    max_length: int
+    """Tokens per row; the most for prompt/answer rows."""
+    text_field: str = "text"
+    """Column of running text."""
+    insert_eos: bool = True
+    """End every text with EOS (tokenised data is taken as it is)."""
+    drop_tail: bool = True
+    """Drop the short rest of a source instead of padding it to a row."""
+    num_proc: int = 1
+    """1: tokenise on one core; more: on all (RAYON_NUM_THREADS limits them)."""
+    load_preprocessed_data: bool = False
+    """Every source is a folder written by save_to_disk."""
+    streaming: bool = False
+    """Read while training; only the test rows are read beforehand."""
+    kind: Kind = "auto"
+    """Take rows as running text or as prompt and answer where a source could be both."""
+    truncation: sft.Truncation = "right"
+    """Prompt/answer rows longer than max_length: keep the first tokens, or filter them out."""
+    mask_prompt_loss: bool = True
+    """Count only answers in the loss."""
+    dialogue_turns: sft.Turns = "random"
+    """Train on one answer of a dialogue drawn at each visit, or on the last."""
+    cache_dir: str = ""
+    """Where tokenised data is kept; empty: $JAXLLADA_CACHE or ~/.cache/jaxllada."""
+    progress: bool = True
+    """Show a progress bar on a terminal."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise UserError(f"max_length={self.max_length}: must be at least 1")
+
+    @classmethod
+    def of(cls, config: Any, **changes: Any) -> "RowOptions":
+        """Takes the fields that a configuration has under the same names."""
+        names = [field.name for field in dataclasses.fields(cls) if hasattr(config, field.name)]
+        return cls(**{name: getattr(config, name) for name in names} | changes)
+
+
+def load_rows(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
+    """Returns `train` rows and, where the sources have any, `test` rows.
+
+    Both are `Rows`, except that with `streaming` the training part is a stream of rows for
+    `StreamSource`. Raises a UserError before anything is written where the text of
+    `dataset_args`, a path, a column or a row is not right.
+    """
+    if options.streaming:
+        return _streams(dataset_args, tokenizer, options)
+    found: dict[str, list[Rows]] = {"train": [], "test": []}
+    for folder, facts in prepare_sources(dataset_args, tokenizer, options):
+        for split, about in facts["splits"].items():
+            if facts["format"] == "packed":
+                found[split].append(pretrain.open_rows(folder / split, about))
+            else:
+                found[split].append(sft.SftRows(folder / split))
+    return {
+        split: rows[0] if len(rows) == 1 else JoinedRows(rows)
+        for split, rows in found.items()
+        if rows
+    }
+
+
+def prepare_sources(
+    dataset_args: str, tokenizer: Tokenizer, options: RowOptions
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Tokenises every source into the cache, unless it is there; returns folders and facts.
+
+    Facts: source, format (packed or pairs), and per split what `pack` or `write_rows` counted.
+    """
+    specs = parse_dataset_args(dataset_args)
+    sources = [Source(spec, preprocessed=options.load_preprocessed_data) for spec in specs]
+    folder = Path(options.cache_dir).expanduser() if options.cache_dir else default_folder()
+    results = []
+    for source in sources:
+        made_from = {
+            "source": source.spec.path,
+            "content": source.fingerprint(),
+            "limits": source.spec.limits,
+            "options": source.spec.options,
+            "tokenizer": tokenizer.digest(),
+        }
+        deciding = ("max_length", "text_field", "insert_eos", "drop_tail", "kind", "truncation")
+        for name in (*deciding, "mask_prompt_loss", "dialogue_turns"):
+            made_from[name] = getattr(options, name)
+
+        def build(work: Path, source: Source = source) -> dict[str, Any]:
+            return _build(work, source, tokenizer, options)
+
+        results.append(cached(folder, made_from, build))
+    if len({facts["format"] for _, facts in results}) > 1:
+        raise UserError(
+            f"dataset_args={dataset_args!r}: running text and prompt/answer rows cannot be mixed"
+        )
+    return results
+
+
+def _build(work: Path, source: Source, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
+    facts: dict[str, Any] = {"source": source.spec.path, "format": "", "splits": {}}
+    for split, part in source.parts().items():
+        form = _form(part, options)
+        facts["format"] = "packed" if form in ("text", "packed_ids") else "pairs"
+        target = work / split
+        target.mkdir()
+        if facts["format"] == "packed":
+            about = pretrain.pack(
+                _shown(_documents(part, form, tokenizer, options), part, options),
+                options.max_length,
+                target,
+                vocab_size=tokenizer.vocab_size,
+                pad_id=tokenizer.pad_id,
+                drop_tail=options.drop_tail,
+            )
+        else:
+            rows = _pairs(part, form, tokenizer, options)
+            about = sft.write_rows(
+                _shown(rows, part, options),
+                target,
+                max_length=options.max_length,
+                truncation=options.truncation,
+            )
+        if not about["rows"]:
+            raise UserError(_nothing_left(part, about, options))
+        facts["splits"][split] = about
+    return facts
+
+
+def _nothing_left(part: Part, about: dict[str, int], options: RowOptions) -> str:
+    where, length = f"{part.source}, {part.split}", options.max_length
+    if "documents" not in about:
+        return f"max_length={length}: all {about['dropped']} rows of {where} are longer"
+    if not about["tokens"]:
+        return f"dataset_args: {where} holds no text"
+    return (
+        f"max_length={length}: {where} has only {about['tokens']} tokens; "
+        "shorten max_length or set drop_tail: false"
+    )
+
+
+def _form(part: Part, options: RowOptions) -> str:
+    """The format of a part, `packed_ids` being tokenised text without prompts."""
+    form = format_of(part.columns, options.text_field, options.kind, part.source)
+    if form != "ids" or options.kind == "sft" or "prompt_len" in part.columns:
+        return form
+    if "labels" in part.columns:
+        for _, row in zip(range(100), part.open(0), strict=False):
+            if sft.IGNORED in row["labels"]:
+                return form
+    return "packed_ids"
+
+
+def _documents(
+    part: Part, form: str, tokenizer: Tokenizer, options: RowOptions
+) -> Iterator[np.ndarray]:
+    return pretrain.tokenised(
+        part,
+        options.text_field if form == "text" else "input_ids",
+        tokenizer,
+        insert_eos=options.insert_eos,
+        parallel=options.num_proc > 1,
+    )
+
+
+def _pairs(part: Part, form: Any, tokenizer: Tokenizer, options: RowOptions) -> Iterator[Row]:
+    known: Format = form
+    return sft.rows_of(
+        part,
+        known,
+        tokenizer,
+        mask_prompt_loss=options.mask_prompt_loss,
+        turns=options.dialogue_turns,
+    )
+
+
+def _shown(items: Iterator[Any], part: Part, options: RowOptions) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    hidden = None if options.progress else True  # None: only where stderr is a terminal
+    title = f"tokenising {part.source} {part.split}"
+    return iter(tqdm(items, title, total=part.size, unit=" rows", disable=hidden))
+
+
+def _streams(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
+    specs = parse_dataset_args(dataset_args)
+    sources = [Source(spec, preprocessed=options.load_preprocessed_data) for spec in specs]
+    parts = [source.parts(streaming=True) for source in sources]
+    forms = [_form(found["train"], options) for found in parts]
+    packed = {form in ("text", "packed_ids") for form in forms}
+    if len(packed) > 1:
+        raise UserError(
+            f"dataset_args={dataset_args!r}: running text and prompt/answer rows cannot be mixed"
+        )
+    tests = [
+        (found["test"], form) for found, form in zip(parts, forms, strict=True) if "test" in found
+    ]
+    trains = [(found["train"], form) for found, form in zip(parts, forms, strict=True)]
+    if packed == {True}:
+
+        def columns(chosen: list[tuple[Part, str]]) -> list[tuple[Part, str]]:
+            text = options.text_field
+            return [(part, text if form == "text" else "input_ids") for part, form in chosen]
+
+        def stream(chosen: list[tuple[Part, str]]) -> PackedStream:
+            return PackedStream(
+                columns(chosen),
+                tokenizer,
+                max_length=options.max_length,
+                insert_eos=options.insert_eos,
+                parallel=options.num_proc > 1,
+            )
+
+        found = {"train": stream(trains)}
+        return found | ({"test": stream(tests).all_rows()} if tests else {})
+
+    def pairs(chosen: list[tuple[Part, str]]) -> RowStream:
+        return RowStream(
+            lambda: (
+                row for part, form in chosen for row in _pairs(part, form, tokenizer, options)
+            ),
+            max_length=options.max_length,
+            truncation=options.truncation,
+        )
+
+    if not tests:
+        return {"train": pairs(trains)}
+    return {"train": pairs(trains), "test": RaggedRows(list(pairs(tests).once()))}
