@@ -8,15 +8,13 @@ numbers; one that fails, at its start or at any later call, is dropped with one 
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from jaxllada.common.errors import UserError, nearest
+from jaxllada.common.notices import warn
 
 NAMES = ("tensorboard", "wandb", "swanlab", "mlflow")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -180,7 +178,7 @@ class Tracking:
             # Some clients call sys.exit when nobody is logged in.
             except (Exception, SystemExit) as error:
                 del self._trackers[name]
-                _warn(f"tracker {name} dropped: {_reason(error)}; metrics.jsonl goes on")
+                warn(f"tracker {name} dropped: {_reason(error)}; metrics.jsonl goes on")
 
 
 def parse_report_to(report_to: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -243,7 +241,3 @@ def _numbers(metrics: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text[:200]}"
-
-
-def _warn(message: str) -> None:
-    tqdm.write(f"warning: {message}", file=sys.stderr)
