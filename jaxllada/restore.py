@@ -1,4 +1,4 @@
-"""Weights of a training run, read back from its folder onto the host or a mesh."""
+"""Weights of a training run, read back from its folder as host arrays."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import fault, step_folders
+from jaxllada.common.notices import warn
 
 CHECKPOINTS = "checkpoints"
 
@@ -20,33 +21,31 @@ def is_run_folder(path: str | Path) -> bool:
 
 
 def load_run_params(
-    run_folder: str | Path, step: int | None = None, *, average: bool = False
+    run_folder: str | Path, step: int | None = None, *, average: bool | None = None
 ) -> tuple[dict[str, Any], ModelConfig]:
     """Returns (weights as a nested dict of NumPy arrays, model config) of a run.
 
     Without `step`, the newest sound checkpoint is read. `average` asks for the exponential average
-    of the weights instead. The nested names are those of `nnx.to_pure_dict(nnx.state(model))`.
+    of the weights or for the weights themselves; None takes the average where the run kept one, as
+    its evaluations and samples did. The nested names are those of `nnx.to_pure_dict`.
     """
     run_folder = Path(run_folder)
     folders = step_folders(run_folder / CHECKPOINTS)
     if step is not None and step not in folders:
         listed = ", ".join(map(str, folders)) or "none"
         raise UserError(f"step={step}: no such checkpoint in {run_folder} (there: {listed})")
-    wanted = [step] if step is not None else sorted(folders, reverse=True)
-    faults: dict[int, str] = {}
-    for number in wanted:
-        faults[number] = fault(folders[number])
-        if not faults[number]:
-            part = "ema" if average else "params"
-            return read_part(folders[number], part), ModelConfig.from_folder(run_folder)
-    told = "; ".join(f"{folders[number]} is {why}" for number, why in faults.items())
-    raise UserError(f"no sound checkpoint in {run_folder}" + (f": {told}" if told else ""))
+    for number in [step] if step is not None else sorted(folders, reverse=True):
+        if why := fault(folders[number]):
+            warn(f"skipping checkpoint {folders[number]}: {why}")
+            continue
+        return _read_weights(folders[number], average), ModelConfig.from_folder(run_folder)
+    raise UserError(f"{run_folder}: holds no sound checkpoint")
 
 
-def read_part(folder: Path, part: str) -> dict[str, Any]:
-    """Reads one part of a checkpoint (params, ema) as NumPy arrays, on any number of devices."""
-    shapes = ocp.checkpointables_metadata(folder).metadata
-    if part not in shapes:
-        raise UserError(f"{folder}: holds no '{part}' (it has {', '.join(sorted(shapes))})")
+def _read_weights(folder: Path, average: bool | None) -> dict[str, Any]:
+    shapes = ocp.checkpointables_metadata(str(folder)).metadata
+    if average and "ema" not in shapes:
+        raise UserError(f"{folder}: holds no average of the weights (ema_decay was 0)")
+    part = "ema" if average or (average is None and "ema" in shapes) else "params"
     target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes[part])
-    return ocp.load_checkpointables(folder, {part: target})[part]
+    return ocp.load_checkpointables(str(folder), {part: target})[part]

@@ -56,7 +56,7 @@ def initialize_distributed(
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Arranges the devices; `data=-1` takes all that the other two axes leave."""
     devices = jax.devices() if devices is None else list(devices)

@@ -7,7 +7,6 @@ or disagrees with it, is named in a warning and passed over.
 
 import dataclasses
 import shutil
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import fault, read_meta, step_folders, update_meta, write_manifest
+from jaxllada.common.notices import warn
 from jaxllada.train.state import TrainState
 
 Meta = dict[str, Any]
@@ -45,7 +45,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(path, ignore_errors=True)
-        response = ocp.save_checkpointables_async(path, _parts(state))
+        response = ocp.save_checkpointables_async(str(path), _parts(state))
         meta = {**meta, "step": step, "metric": metric}
         self._pending = self._thread.submit(self._finish, response, path, meta)
 
@@ -86,7 +86,7 @@ class Checkpoints:
             why = fault(path)
             if not why:
                 return step
-            warnings.warn(f"skipping checkpoint {path}: {why}", stacklevel=2)
+            warn(f"skipping checkpoint {path}: {why}")
         return None
 
     def meta(self, step: int) -> Meta:
@@ -110,7 +110,7 @@ class Checkpoints:
             _parts(like),
         )
         try:
-            parts = ocp.load_checkpointables(path, target)
+            parts = ocp.load_checkpointables(str(path), target)
         except (ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0]
             raise UserError(f"{path} does not fit this run: {first}") from error

@@ -24,7 +24,7 @@ from jaxllada.common.data.batches import Batch
 from jaxllada.common.errors import UserError
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sharding import global_batch, replicated
-from jaxllada.train.step import Counts, count_by_rate, token_losses
+from jaxllada.train.step import Counts, DeviceBatch, count_by_rate, token_losses
 
 Tree = Any
 
@@ -63,7 +63,7 @@ class Evaluation:
         }
 
 
-def row_sums(model: MaskPredictor, batch: Batch, *, mesh: Mesh | None = None) -> RowSums:
+def row_sums(model: MaskPredictor, batch: DeviceBatch, *, mesh: Mesh | None = None) -> RowSums:
     """Evaluates one [1, B, L] batch."""
     piece = jax.tree.map(lambda leaf: leaf[0], batch)
     weights = piece.is_masked / piece.mask_rate[:, None]
@@ -77,7 +77,7 @@ def make_evaluator(graphdef: Any, mesh: Mesh) -> Callable[[Tree, Iterable[Batch]
     """Compiles `evaluate(params, batches, draws)`; `batches` come from `evaluation_batches`."""
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def sums(params: Tree, batch: Batch) -> RowSums:
+    def sums(params: Tree, batch: DeviceBatch) -> RowSums:
         return row_sums(nnx.merge(graphdef, params), batch, mesh=mesh)
 
     def evaluate(params: Tree, batches: Iterable[Batch], draws: int) -> Evaluation:
@@ -94,19 +94,19 @@ def summarize(parts: list[RowSums], draws: int) -> Evaluation:
     used = tokens > 0
     nats = nats[used].reshape(-1, draws).mean(axis=1)
     tokens = tokens[used].reshape(-1, draws).mean(axis=1)
-    counts = Counts(
-        *(np.sum([np.asarray(getattr(p.counts, f), np.float64) for p in parts], axis=0)
-          for f in Counts._fields)
-    )  # fmt: skip
+    nll, correct, masked = (
+        np.sum([np.asarray(array, np.float64) for array in arrays], axis=0)
+        for arrays in zip(*(part.counts for part in parts), strict=True)
+    )
     bound = nats.sum() / tokens.sum()
     rows = len(nats)
     spread = np.sum((nats - bound * tokens) ** 2) * rows / max(1, rows - 1)
     return Evaluation(
         bound=float(bound),
         standard_error=float(math.sqrt(spread) / tokens.sum()),
-        accuracy=float(counts.correct.sum() / max(1.0, counts.masked.sum())),
-        nll_by_rate=shares(counts.nll, counts.masked),
-        accuracy_by_rate=shares(counts.correct, counts.masked),
+        accuracy=float(correct.sum() / max(1.0, masked.sum())),
+        nll_by_rate=shares(nll, masked),
+        accuracy_by_rate=shares(correct, masked),
         rows=rows,
         tokens=int(tokens.sum()),
         draws=draws,

@@ -16,7 +16,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxllada.common.data.batches import Batch
 from jaxllada.diffusion.chunked import chunked_cross_entropy
 from jaxllada.diffusion.loss import LossNorm, loss_weights
 from jaxllada.models.mask_predictor import MaskPredictor
@@ -24,6 +23,8 @@ from jaxllada.train.optim import average, descend
 from jaxllada.train.state import TrainState
 
 Tree = Any
+DeviceBatch = Any
+"""A `Batch` whose arrays live on devices."""
 BINS = 10
 
 
@@ -69,7 +70,7 @@ def count_by_rate(
 
 def token_losses(
     model: MaskPredictor,
-    batch: Batch,
+    batch: DeviceBatch,
     weights: Float[Array, "B L"],
     key: PRNGKeyArray | None = None,
     *,
@@ -96,7 +97,7 @@ def token_losses(
 
 def loss_and_gradient(
     params: Tree,
-    batch: Batch,
+    batch: DeviceBatch,
     key: PRNGKeyArray | None,
     *,
     graphdef: Any,
@@ -109,12 +110,12 @@ def loss_and_gradient(
     pieces = batch.tokens.shape[0]
     items = (batch, weights, None if key is None else jax.random.split(key, pieces))
 
-    def micro(params: Tree, piece: Batch, weights: Array, key: PRNGKeyArray | None) -> Any:
+    def micro(params: Tree, piece: DeviceBatch, weights: Array, key: PRNGKeyArray | None) -> Any:
         model = nnx.merge(graphdef, params)
         loss, nll, correct = token_losses(model, piece, weights, key, mesh=mesh)
         return loss, count_by_rate(nll, correct, piece.is_masked, piece.mask_rate)
 
-    def gradient(item: tuple[Batch, Array, PRNGKeyArray | None]) -> tuple[Array, Counts, Tree]:
+    def gradient(item: Any) -> tuple[Array, Counts, Tree]:
         (loss, counts), grads = jax.value_and_grad(micro, has_aux=True)(params, *item)
         return loss, counts, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
 
@@ -134,7 +135,7 @@ def loss_and_gradient(
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: DeviceBatch,
     learning_rate: Float[Array, ""],
     cursor: Int[Array, ""],
     *,

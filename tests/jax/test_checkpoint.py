@@ -84,7 +84,7 @@ def test_the_newest_and_the_best_are_kept(open_checkpoints):
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["2", "5", "6", "7"]
 
 
-def test_damaged_and_incomplete_checkpoints_are_named_and_skipped(open_checkpoints):
+def test_damaged_and_incomplete_checkpoints_are_named_and_skipped(open_checkpoints, capsys):
     checkpoints = open_checkpoints()
     for step in (1, 2, 3):
         checkpoints.save(step, some_state(step), {})
@@ -95,10 +95,10 @@ def test_damaged_and_incomplete_checkpoints_are_named_and_skipped(open_checkpoin
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    with pytest.warns(UserWarning) as caught:
-        assert checkpoints.latest() == 1
-    told = [str(warning.message) for warning in caught]
-    assert ["/3: incomplete" in told[0], "/2: damaged" in told[1]] == [True, True]
+    assert checkpoints.latest() == 1
+    told = capsys.readouterr().err.splitlines()
+    assert "/3: incomplete" in told[0]
+    assert "/2: damaged" in told[1]
 
 
 def test_writing_a_step_again_replaces_it(open_checkpoints):
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_shape_is_refused_in_one_line(open_checkpoints):
     assert "\n" not in str(caught.value)
 
 
-def test_a_failing_write_is_raised_at_the_next_wait(open_checkpoints, monkeypatch):
+def test_a_failing_write_is_raised_at_the_next_wait(open_checkpoints, monkeypatch, capsys):
     checkpoints = open_checkpoints()
 
     def full_disk(*_):
@@ -140,8 +140,8 @@ def test_a_failing_write_is_raised_at_the_next_wait(open_checkpoints, monkeypatc
     checkpoints.save(1, some_state(1), {})
     with pytest.raises(OSError, match="No space left"):
         checkpoints.wait()
-    with pytest.warns(UserWarning, match="incomplete"):
-        assert checkpoints.latest() is None
+    assert checkpoints.latest() is None
+    assert "incomplete" in capsys.readouterr().err
 
 
 def test_a_checkpoint_moves_to_another_mesh(open_checkpoints):

@@ -149,7 +149,7 @@ class TrainConfig:
     logging_steps: int = 10
     """Interval of metrics.jsonl."""
     eval_strategy: Literal["no", "steps", "epoch"] = "steps"
-    """When to evaluate: never, every eval_steps, or after each epoch; always at the end."""
+    """When to evaluate: never, or at the start, the end and every eval_steps or epoch between."""
     eval_steps: float = 0.1
     """Interval of evaluation."""
     eval_mc: int = 1
@@ -192,6 +192,7 @@ class TrainConfig:
             self._require(key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
         for key in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(key, 0 <= getattr(self, key) < 1, "at least 0 and below 1")
+        self._require("seed", self.seed < 2**32, "below 2**32")
         self._require("time_epsilon", 0 < self.time_epsilon < 1, "above 0 and below 1")
         self._require("rollback_lr_factor", 0 < self.rollback_lr_factor <= 1, "above 0, at most 1")
         for key in ("mesh_data", "num_processes"):

@@ -1,0 +1,81 @@
+"""Metrics between two lines of the log: collected on the device, summed on the host.
+
+Fetching every step would make the host wait for the device. The window keeps the steps' arrays and
+fetches them together when a line is due, or a checkpoint: its sums are part of the checkpoint, so a
+resumed run logs the same lines as an uninterrupted one.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxllada.train.evaluate import shares
+from jaxllada.train.step import BINS, StepMetrics
+
+
+class Window:
+    """Sums of the steps since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._pending: list[StepMetrics] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.steps = self.finite = 0
+        self.loss = self.grad_norm = self.tokens = 0.0
+        self.skipped_total = 0
+        self.nll, self.correct, self.masked = (np.zeros(BINS) for _ in range(3))
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Takes the metrics of one step, still on the device."""
+        self._pending.append(metrics)
+
+    def settle(self) -> None:
+        """Waits for the steps added so far and sums them in float64, in order."""
+        for step in jax.device_get(self._pending):
+            self.steps += 1
+            self.tokens += float(step.maskable)
+            self.skipped_total = int(step.skipped_total)
+            if math.isfinite(step.loss) and math.isfinite(step.grad_norm):
+                self.finite += 1
+                self.loss += float(step.loss)
+                self.grad_norm += float(step.grad_norm)
+                self.nll += step.counts.nll
+                self.correct += step.counts.correct
+                self.masked += step.counts.masked
+        self._pending = []
+
+    def close(self) -> dict[str, Any]:
+        """Returns the line of the log (means over the finite steps) and starts anew.
+
+        `loss` is the normalised objective; `masked_nll`, `accuracy` and `nll_by_rate` are plain
+        means over masked tokens, without the weight 1/t.
+        """
+        self.settle()
+        masked = max(1.0, float(self.masked.sum()))
+        mean = self.finite or math.nan
+        line = {
+            "loss": self.loss / mean,
+            "grad_norm": self.grad_norm / mean,
+            "masked_nll": float(self.nll.sum()) / masked,
+            "accuracy": float(self.correct.sum()) / masked,
+            "nll_by_rate": list(shares(self.nll, self.masked)),
+            "skipped_steps": self.skipped_total,
+        }
+        self._start()
+        return line
+
+    def state(self) -> dict[str, Any]:
+        """The sums as JSON."""
+        self.settle()
+        arrays = {key: getattr(self, key).tolist() for key in ("nll", "correct", "masked")}
+        names = ("steps", "finite", "loss", "grad_norm", "tokens", "skipped_total")
+        return {**arrays, **{key: getattr(self, key) for key in names}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes up the sums of a checkpoint."""
+        self._pending = []
+        for key, value in state.items():
+            setattr(self, key, np.array(value) if isinstance(value, list) else value)
