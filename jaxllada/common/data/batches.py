@@ -97,7 +97,8 @@ def source_of(
     `settings` are those of `Cutter`. A stream is shuffled within blocks of `shuffle_block` rows.
     """
     if callable(rows):
-        return StreamSource(rows, shuffle_block=shuffle_block if shuffle else 1, **settings)
+        stream: Any = rows
+        return StreamSource(stream, shuffle_block=shuffle_block if shuffle else 1, **settings)
     return BatchSource(rows, shuffle=shuffle, **settings)
 
 
