@@ -147,6 +147,15 @@ def test_too_little_text_says_so(tmp_path, tokenizer):
         load_rows(f"{blank}[test:0]", tokenizer, options(tmp_path))
 
 
+def test_test_text_below_one_row_is_padded_and_not_dropped(tmp_path, tokenizer):
+    path = write(tmp_path / "d.jsonl", [{"text": t} for t in TEXTS])
+    rows = load_rows(f"{path}[test:1]", tokenizer, options(tmp_path, max_length=256))
+    assert [rows["test"][i].tokens.tolist() for i in range(len(rows["test"]))] == [
+        joined_ids(tokenizer, TEXTS[:1])
+    ]
+    assert rows["train"].lengths is None
+
+
 def test_a_second_start_reads_the_cache_and_a_change_does_not(tmp_path, tokenizer, monkeypatch):
     path = write(tmp_path / "d.jsonl", [{"text": t} for t in TEXTS])
 

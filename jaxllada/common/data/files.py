@@ -8,10 +8,11 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends without an error.
 
-    Where another process was faster with the same folder, its folder is kept.
+    `replace` removes an older folder of that name at the very end; otherwise a folder that another
+    process was faster with is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -21,6 +22,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield work
         for file in (*work.rglob("*"), work):
             _sync(file)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
         try:
             os.rename(work, path)
         except OSError:

@@ -94,8 +94,11 @@ def pack(
     vocab_size: int,
     pad_id: int,
     drop_tail: bool,
+    never_empty: bool = False,
 ) -> dict[str, int]:
     """Joins documents and writes them as rows of `max_length` to `tokens.npy` of `folder`.
+
+    `drop_tail` drops the short rest, unless `never_empty` is set and there is nothing else.
 
     Returns facts: documents, tokens (before cutting), rows, and tail: the tokens in use in the
     last row, which is filled up with `pad_id` (0 where no short row was kept).
@@ -117,7 +120,9 @@ def pack(
     joined = np.concatenate([*held, np.zeros(0, np.int32)])
     whole = size - size % max_length
     writer.append(joined[:whole].reshape(-1, max_length))
-    tail = 0 if drop_tail else size - whole
+    tail = size - whole
+    if drop_tail and not (never_empty and not writer.count):
+        tail = 0
     if tail:
         last = np.full((1, max_length), pad_id, np.int32)
         last[0, :tail] = joined[whole:]

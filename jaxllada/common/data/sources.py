@@ -31,7 +31,8 @@ class RowOptions:
     insert_eos: bool = True
     """End every text with EOS (tokenised data is taken as it is)."""
     drop_tail: bool = True
-    """Drop the short rest of a source instead of padding it to a row."""
+    """Drop the short rest of a source instead of padding it to a row (test text of less than one
+    row is always padded)."""
     num_proc: int = 1
     """1: tokenise on one core; more: on all (RAYON_NUM_THREADS limits them)."""
     load_preprocessed_data: bool = False
@@ -134,6 +135,7 @@ def _build(work: Path, source: Source, tokenizer: Tokenizer, options: RowOptions
                 vocab_size=tokenizer.vocab_size,
                 pad_id=tokenizer.pad_id,
                 drop_tail=options.drop_tail,
+                never_empty=split == "test",
             )
         else:
             rows = _pairs(part, form, tokenizer, options)
