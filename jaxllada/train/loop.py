@@ -21,6 +21,7 @@ from jaxllada.common.config.train import TrainConfig, interval
 from jaxllada.common.data.batches import Batch, BatchSource, StreamSource, prefetch
 from jaxllada.common.notices import warn
 from jaxllada.common.schedule import learning_rate_schedule
+from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.tracking import Tracking
 from jaxllada.sharding import global_batch, replicated, shardings
 from jaxllada.train.compiled import Compiled
@@ -47,6 +48,7 @@ class Task:
     Attributes:
         shapes: nested dict of the weights' `jax.ShapeDtypeStruct`s.
         make_params: returns the initial weights; called by a run that starts anew.
+        tokenizer: saved in the run folder, so that the folder is a model for every verb.
         evaluate: measures weights on the validation rows; None without any.
         sample: writes a text with given weights; None for no samples.
         baselines: `uniform_bound` and `unigram_bound` in nats per token, for the log.
@@ -59,6 +61,7 @@ class Task:
     mesh: Mesh
     source: BatchSource | StreamSource
     total_steps: int
+    tokenizer: Tokenizer | None = None
     evaluate: Callable[[Tree], Evaluation] | None = None
     sample: Callable[[Tree], str] | None = None
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -117,7 +120,7 @@ class _Run:
 
         self.is_main = jax.process_index() == 0
         if self.is_main:
-            folder.begin(config, task.model, resume)
+            folder.begin(config, task.model, task.tokenizer, resume)
         self.log = self._open_log(resume)
         if resume is not None:
             self.guard.load(self.checkpoints.meta(resume)["guard"])

@@ -17,6 +17,7 @@ from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import step_folders, write_atomically
 from jaxllada.common.plots import plot_losses
+from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.restore import CHECKPOINTS
 from jaxllada.train.checkpoint import Checkpoints
 
@@ -69,7 +70,13 @@ class RunFolder:
             )
         return inside[wanted]
 
-    def begin(self, config: TrainConfig, model: ModelConfig, resume_step: int | None) -> None:
+    def begin(
+        self,
+        config: TrainConfig,
+        model: ModelConfig,
+        tokenizer: Tokenizer | None,
+        resume_step: int | None,
+    ) -> None:
         """Clears what a new run replaces and writes the settings of this one."""
         if resume_step is None:
             for name in _OWN:
@@ -84,6 +91,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.yaml", to_yaml(config).encode())
         model.save(self.path)
+        if tokenizer is not None:
+            tokenizer.save(self.path)
 
     def draw_losses(self) -> None:
         """Draws loss.png; without matplotlib, or with nothing to draw, it leaves that for later."""
