@@ -13,7 +13,7 @@ from jaxllada.common.data.batches import (
     evaluation_batches,
     prefetch,
 )
-from jaxllada.common.data.rows import JoinedRows, PackedRows, RaggedRows, Row, as_rows
+from jaxllada.common.data.rows import JoinedRows, JoinedText, PackedRows, RaggedRows, Row, as_rows
 from jaxllada.common.errors import UserError
 
 MASK, PAD, LENGTH = 999, 0, 16
@@ -200,12 +200,21 @@ def test_each_visit_of_a_dialogue_trains_one_of_its_answers():
 
 
 def test_joined_rows_keep_order_and_lengths():
-    rows = JoinedRows([PackedRows(PACKED[:2]), PackedRows(PACKED[5:8], np.array([16, 16, 3]))])
+    rows = JoinedText([PackedRows(PACKED[:2]), PackedRows(PACKED[5:8], np.array([16, 16, 3]))])
     assert len(rows) == 5
     assert [rows.length(i) for i in range(5)] == [16, 16, 16, 16, 3]
     assert [int(rows[i].tokens[0]) for i in range(5)] == PACKED[[0, 1, 5, 6, 7], 0].tolist()
     used = np.concatenate([rows[i].tokens for i in range(5)])
     np.testing.assert_array_equal(rows.token_counts(500), np.bincount(used, minlength=500))
+
+
+def test_joined_pairs_keep_their_rows_and_do_not_mix_with_text():
+    rows = JoinedRows([answers(), answers()])
+    assert len(rows) == 22
+    assert not hasattr(rows, "token_counts")
+    np.testing.assert_array_equal(rows[13].tokens, answers()[2].tokens)
+    with pytest.raises(UserError, match="cannot be mixed"):
+        JoinedRows([answers(), PackedRows(PACKED)])
 
 
 def forever(start: int):

@@ -4,9 +4,13 @@ A source has splits; `parts` turns them into a train and a test part that never 
 `datasets` is imported only when a source has to be opened, since that takes a second.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,11 +167,13 @@ class Source:
                     builder, data_files=files, streaming=streaming, **options
                 )
             else:
-                loaded = datasets.load_dataset(self.spec.path, streaming=streaming, **options)
+                with _offline_where_unreachable():
+                    loaded = datasets.load_dataset(self.spec.path, streaming=streaming, **options)
         except UserError:
             raise
         except Exception as error:  # every reader raises its own kinds
-            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            cause = error if isinstance(error, ConnectionError) else error.__cause__ or error
+            reason = " ".join(str(cause).split())[:300]
             where = "could not be read"
             if self.kind == "hub":
                 where = "is no local file or folder, and could not be read from the Hub"
@@ -185,6 +191,33 @@ class Source:
         for file in self.files:
             files.setdefault(_split_of(file, self.path), []).append(str(file))
         return builders.pop(), files
+
+
+@contextlib.contextmanager
+def _offline_where_unreachable() -> Iterator[None]:
+    """Uses only what is cached where the Hub's name cannot be resolved, instead of retrying.
+
+    Behind a proxy names need not resolve, so nothing is concluded there.
+    """
+    from huggingface_hub import constants
+
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname or ""
+    unreachable = False
+    if not (constants.HF_HUB_OFFLINE or urllib.request.getproxies()):
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError:
+            unreachable = True
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or unreachable
+    try:
+        yield
+    except Exception as error:
+        if unreachable:
+            raise ConnectionError(f"{host} cannot be reached, and it is not cached") from error
+        raise
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _kind_of(file: Path) -> str:
@@ -224,7 +257,11 @@ def _part(source: str, split: str, table: Any) -> Part:
         size = len(table)
 
         def rows(start: int) -> Iterator[dict[str, Any]]:
-            return iter(table.select(range(min(start, size), size)))
+            chosen = table.select(range(min(start, size), size))
+            # Ids as arrays: Python lists of a million rows would take hours.
+            return iter(
+                chosen.with_format("numpy") if "input_ids" in table.column_names else chosen
+            )
 
         return Part(source, split, tuple(table.column_names), size, rows)
     columns = table.column_names or tuple(next(iter(table.take(1)), {}))

@@ -131,12 +131,17 @@ class JoinedRows:
         part, inner = self._find(index)
         return part.length(inner)
 
+
+class JoinedText(JoinedRows):
+    """Several sources of packed text; their tokens can be counted."""
+
+    def __init__(self, parts: Sequence[PackedRows]):
+        super().__init__(parts)
+        self._texts = list(parts)
+
     def token_counts(self, size: int) -> Int[np.ndarray, " size"]:
-        """Counts every id below `size` over all rows of packed text."""
-        counts = np.zeros(size, np.int64)
-        for part in self.parts:
-            counts += part.token_counts(size)  # pyright: ignore[reportAttributeAccessIssue]
-        return counts
+        """Counts every id below `size` over all rows."""
+        return np.sum([part.token_counts(size) for part in self._texts], axis=0)
 
 
 def as_rows(rows: Any) -> Rows:

@@ -13,7 +13,7 @@ from jaxllada.common.data.formats import Format, Kind, format_of
 from jaxllada.common.data.grammar import SourceSpec, parse_dataset_args
 from jaxllada.common.data.readers import Part, Source
 from jaxllada.common.data.row_stream import PackedStream, RowStream
-from jaxllada.common.data.rows import JoinedRows, RaggedRows, Row, Rows
+from jaxllada.common.data.rows import JoinedRows, JoinedText, PackedRows, RaggedRows, Row, Rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
 
@@ -72,18 +72,18 @@ def load_rows(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> d
     """
     if options.streaming:
         return _streams(dataset_args, tokenizer, options)
-    found: dict[str, list[Rows]] = {"train": [], "test": []}
+    texts: dict[str, list[PackedRows]] = {}
+    pairs: dict[str, list[Rows]] = {}
     for folder, facts in prepare_sources(dataset_args, tokenizer, options):
         for split, about in facts["splits"].items():
             if facts["format"] == "packed":
-                found[split].append(pretrain.open_rows(folder / split, about))
+                rows = pretrain.open_rows(folder / split, about)
+                texts.setdefault(split, []).append(rows)
             else:
-                found[split].append(sft.SftRows(folder / split))
-    return {
-        split: rows[0] if len(rows) == 1 else JoinedRows(rows)
-        for split, rows in found.items()
-        if rows
-    }
+                pairs.setdefault(split, []).append(sft.SftRows(folder / split))
+    joined: dict[str, Any] = {split: JoinedText(parts) for split, parts in texts.items()}
+    joined |= {split: JoinedRows(parts) for split, parts in pairs.items()}
+    return {s: rows.parts[0] if len(rows.parts) == 1 else rows for s, rows in joined.items()}
 
 
 def prepare_sources(
