@@ -5,6 +5,7 @@ require, since none of them declares it: the model's config, the tokenizer's own
 the known names of the token; all that are present must agree.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ class Tokenizer:
             raise UserError(f"{self.source}: the mask ids disagree: {told}")
         return next(iter(found.values()))
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
         """Number of ids: one more than the largest."""
         return max(self.core.get_vocab(with_added_tokens=True).values()) + 1
