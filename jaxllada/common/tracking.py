@@ -8,12 +8,15 @@ numbers; one that fails, at its start or at any later call, is dropped with one 
 import json
 import math
 import os
+import re
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from jaxllada.common.errors import UserError, nearest
+from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import warn
 
 NAMES = ("tensorboard", "wandb", "swanlab", "mlflow")
@@ -127,7 +130,8 @@ class Tracking:
         self._trackers: dict[str, Tracker] = {}
         if not is_main:
             return
-        self._writer = MetricWriter(Path(folder) / "metrics.jsonl", resume_step)
+        self._folder, self._is_new = Path(folder), resume_step is None
+        self._writer = MetricWriter(self._folder / "metrics.jsonl", resume_step)
         if trackers is not None:
             self._trackers = dict(trackers)
             return
@@ -135,7 +139,7 @@ class Tracking:
             from jaxllada.common.trackers import make_tracker
 
             self._trackers[name] = make_tracker(
-                name, Path(folder), run_name or Path(folder).name, resume_step
+                name, self._folder, run_name or self._folder.name, resume_step
             )
 
     @property
@@ -143,9 +147,22 @@ class Tracking:
         """Names of the trackers still in use."""
         return tuple(self._trackers)
 
-    def start(self, config: Mapping[str, Any], run_id: str) -> None:
-        """Opens the trackers; `config` goes to them only, the run folder has its own copy."""
-        self._each("start", {key: _plain(value) for key, value in config.items()}, run_id)
+    def start(self, config: Mapping[str, Any], run_id: str = "run") -> None:
+        """Opens the trackers; `config` goes to them only, the run folder has its own copy.
+
+        They know the run by `run_id` and some random letters, which a resumed run finds in its
+        folder: two runs of one name are never mixed up.
+        """
+        if self._trackers:
+            plain = {key: _plain(value) for key, value in config.items()}
+            self._each("start", plain, self._identity(run_id))
+
+    def _identity(self, run_id: str) -> str:
+        file = self._folder / "tracker_id.txt"
+        if self._is_new or not file.is_file():
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", run_id).strip("-")[:48]
+            write_atomically(file, f"{name}-{secrets.token_hex(4)}\n".encode())
+        return file.read_text(encoding="utf-8").strip()
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Writes one line, then gives its numbers to the trackers (lists as `name/0`, ...)."""

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import math
+import re
 import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from jaxllada.common.config.load import load_file
+from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.trackers import make_tracker
 from jaxllada.common.tracking import NAMES, MetricWriter, Tracking, parse_report_to, read_metrics
@@ -123,11 +126,24 @@ def test_trackers_get_numbers_only_and_lists_by_index(tmp_path):
     run.text("sample", "hello", 3)
     run.finish("failed")
     assert recorder.calls == [
-        ("start", {"lr": 1e-3, "bad": "NaN"}, "id"),
+        ("start", {"lr": 1e-3, "bad": "NaN"}, recorder.calls[0][2]),
         ("log", {"loss": 2.0, "bins/0": 1.0, "bins/1": 2.5}, 1),
         ("text", "sample", "hello", 3),
         ("finish", "failed"),
     ]
+
+
+def test_a_resumed_run_is_the_same_run_and_a_new_one_is_another(tmp_path):
+    def identity(resume_step):
+        recorder = Recorder()
+        run = Tracking(tmp_path, trackers={"r": recorder}, resume_step=resume_step)
+        run.start({}, "8B / try: 1")
+        run.finish()
+        return recorder.calls[0][2]
+
+    first, resumed, second = identity(None), identity(5), identity(None)
+    assert re.fullmatch(r"8B-try-1-[0-9a-f]{8}", first)
+    assert resumed == first != second
 
 
 @pytest.mark.parametrize("error", [None, SystemExit(1)], ids=["exception", "exit"])
@@ -245,3 +261,12 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(i, i) for i in range(1, 7)]
     assert "config" in events.Tags()["tensors"]
+
+
+def test_settings_take_trackers_as_text_or_list_and_refuse_unknown_ones(tmp_path):
+    file = tmp_path / "c.yaml"
+    for text in ("report_to: wandb,mlflow", "report_to: [wandb, mlflow]"):
+        file.write_text(text)
+        assert load_file(TrainConfig, file).trackers == ("wandb", "mlflow")
+    with pytest.raises(UserError, match=r"report_to=wandbb: .*did you mean 'wandb'"):
+        TrainConfig(report_to="wandbb")

@@ -9,6 +9,7 @@ import math
 from typing import Any, Literal
 
 from jaxllada.common.errors import UserError
+from jaxllada.common.tracking import parse_report_to
 
 _AT_LEAST_ONE = (
     *("num_proc", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size"),
@@ -162,8 +163,9 @@ class TrainConfig:
     """Newest checkpoints kept; 0: all."""
     save_best: bool = True
     """Also keep the checkpoint with the lowest validation bound."""
-    report_to: str = "none"
-    """Trackers beside metrics.jsonl, comma-separated: tensorboard, wandb, swanlab, mlflow."""
+    report_to: str | tuple[str, ...] = "none"
+    """Trackers beside metrics.jsonl, a list or comma-separated: none, tensorboard, wandb, swanlab,
+    mlflow, or all."""
     sample_prompts: tuple[str, ...] = ()
     """Texts continued at every checkpoint into samples/; none: one text from nothing."""
     sample_length: int = 64
@@ -228,6 +230,7 @@ class TrainConfig:
             "left out unless num_processes is above 1",
         )
         self.profile_window  # noqa: B018  # raises on a malformed window
+        self.trackers  # noqa: B018  # raises on an unknown name
 
     def _require(self, key: str, holds: bool, right: str) -> None:
         if not holds:
@@ -241,8 +244,7 @@ class TrainConfig:
     @property
     def trackers(self) -> tuple[str, ...]:
         """The tracker names of `report_to`."""
-        names = (name.strip() for name in self.report_to.split(","))
-        return tuple(name for name in names if name and name != "none")
+        return parse_report_to(self.report_to)
 
     @property
     def profile_window(self) -> tuple[int, int] | None:
