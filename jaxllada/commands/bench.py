@@ -1,0 +1,125 @@
+"""Measures training or sampling speed, with random weights of the true shape.
+
+jaxllada bench sample --model_name_or_path llada-100m --steps 128
+jaxllada bench train --batch_size 2 --length 512 --json
+jaxllada bench sample --beside "python other_implementation.py"
+
+The program named by --beside takes turns with ours in the same run: it gets one JSON argument
+(task, settings and a model folder with the same weights), prints one JSON line when ready, and
+answers each line it reads with one JSON line {"seconds": ..., "peak_bytes": ..., "tokens": ...}.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from jaxllada.common.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    task: Literal["train", "sample"] = field(default="sample", metadata={"positional": True})
+    """What to measure: one optimiser step, or one whole generation."""
+    model_name_or_path: str = "llada-100m"
+    """Preset, config.json or model folder; presets get random weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations; for sampling also of the weights."""
+    batch_size: int = 0
+    """Rows; 0: 2 for training, 1 for sampling."""
+    length: int = 512
+    """Training: tokens of a row."""
+    remat: Literal["none", "full", "dots", "attention"] = "none"
+    """Training: what the backward pass recomputes."""
+    prompt_length: int = 64
+    """Sampling: tokens of the prompt."""
+    gen_length: int = 128
+    """Sampling: tokens of the answer."""
+    steps: int = 128
+    """Sampling: model calls."""
+    block_length: int = 32
+    """Sampling: length of a block."""
+    rounds: int = 5
+    """Timed calls of each contestant, after one that is not timed."""
+    seed: int = 0
+    """Draws weights, prompts and noise."""
+    sharpness: float = 8.0
+    """Sampling: factor on a preset's random head, so that predictions differ as trained ones do."""
+    beside: str = ""
+    """Command of another implementation to take turns with."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        for key in ("length", "prompt_length", "gen_length", "steps", "block_length", "rounds"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: expected 1 or more")
+        if self.batch_size < 0:
+            raise UserError(f"batch_size={self.batch_size}: expected 1 or more, or 0 to choose")
+
+
+def run(config: Config) -> int:
+    """Prints what was measured."""
+    from jaxllada.common.memory import keep_freed_memory
+
+    kept = keep_freed_memory()
+    import jax
+
+    from jaxllada.commands.bench_cases import build_sample, build_train, gemm_flops
+    from jaxllada.common.timing import Worker, peak_memory, speed_ratio, take_turns
+
+    case = (build_train if config.task == "train" else build_sample)(config)
+    contestants: dict[str, Any] = {"jaxllada": case.call}
+    with tempfile.TemporaryDirectory() as folder:
+        worker = None
+        if config.beside:
+            case.save(folder)
+            task = asdict(config) | case.task | {"folder": folder}
+            worker = contestants["beside"] = Worker(config.beside, task)
+        # One round that is not timed reaches every contestant's steady state.
+        times = take_turns(contestants, rounds=config.rounds)
+        if worker is not None:
+            worker.close()
+    ours = times["jaxllada"]
+    peak = gemm_flops(config.dtype)
+    report = {
+        "task": config.task,
+        "model": config.model_name_or_path,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "dtype": config.dtype,
+        "malloc_keeps_memory": kept,
+        **case.facts,
+        "compile_seconds": round(case.compile_seconds, 2),
+        "seconds_median": ours.median,
+        "seconds_best": ours.best,
+        "tokens_per_second": case.tokens / ours.median,
+        "model_tflops_per_second": case.flops / ours.median / 1e12,
+        "gemm_tflops_per_second": peak / 1e12,
+        "fraction_of_gemm": case.flops / ours.median / peak,
+        "peak_resident_bytes": peak_memory(),
+    }
+    if worker is not None:
+        other = times["beside"]
+        report |= {
+            "beside": config.beside,
+            "beside_seconds_median": other.median,
+            "beside_seconds_best": other.best,
+            "times_faster": speed_ratio(ours, other),
+            "beside_peak_resident_bytes": other.result.get("peak_bytes"),
+            **case.compare(ours.result, other.result),
+        }
+    print(json.dumps(report) if config.json else _table(report))
+    return 0
+
+
+def _table(report: dict[str, Any]) -> str:
+    width = max(len(key) for key in report)
+    return "\n".join(f"{key:<{width}}  {_shown(key, value)}" for key, value in report.items())
+
+
+def _shown(key: str, value: Any) -> str:
+    if key.endswith("_bytes") and value is not None:
+        return f"{value / 2**30:.2f} GiB"
+    if key.startswith("fraction"):
+        return f"{value:.1%}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
