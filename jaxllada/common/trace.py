@@ -84,5 +84,5 @@ class Trace:
                 return cls(**arrays, mask_token_id=int(file["mask_token_id"]))
         except FileNotFoundError:
             raise UserError(f"trace {path} does not exist") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not a sampling trace: {error}") from None

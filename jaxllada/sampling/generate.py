@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
+from numpy.typing import ArrayLike
 
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
@@ -24,24 +25,24 @@ CANVAS_MULTIPLE = 64
 
 def sample(
     model: Any,
-    prompt: Int[Array, "B P"] | Int[np.ndarray, "B P"],
+    prompt: ArrayLike,
     config: SamplingConfig,
-    attention_mask: Int[Array, "B P"] | Int[np.ndarray, "B P"] | None = None,
+    attention_mask: ArrayLike | None = None,
     key: Array | None = None,
 ) -> Int[Array, "B L"]:
     """Appends `gen_length` masks to the prompt and fills them in `steps` model calls.
 
     Args:
         model: a `MaskPredictor`; special ids come from its config.
-        prompt: token ids.
+        prompt: token ids [B, P].
         config: the sampler's options.
-        attention_mask: 1 for prompt tokens, 0 for padding on the left of shorter prompts. Rows
-            are then placed as if they were alone: the result does not depend on batch mates.
+        attention_mask: [B, P], 1 for prompt tokens, 0 for padding on the left of shorter prompts.
+            Rows are placed as if they were alone: the result does not depend on batch mates.
         key: a JAX random key, needed when something is drawn. Row i uses fold_in(key, i); an
             array of B keys gives each row its own.
 
     Returns:
-        int32 prompt and answer, without masks.
+        int32 prompt and answer [B, P + N], without masks.
 
     Raises:
         UserError: shapes or ids that do not fit, a key that is missing, or a mask in the prompt
@@ -54,9 +55,9 @@ def sample(
 
 def sample_trace(
     model: Any,
-    prompt: Int[Array, "B P"] | Int[np.ndarray, "B P"],
+    prompt: ArrayLike,
     config: SamplingConfig,
-    attention_mask: Int[Array, "B P"] | Int[np.ndarray, "B P"] | None = None,
+    attention_mask: ArrayLike | None = None,
     key: Array | None = None,
 ) -> Trace:
     """Like `sample`, and returns the record of every step; `num_steps` model calls were made."""
@@ -66,9 +67,9 @@ def sample_trace(
 
 def sample_stepwise(
     model: Any,
-    prompt: Int[Array, "B P"] | Int[np.ndarray, "B P"],
+    prompt: ArrayLike,
     config: SamplingConfig,
-    attention_mask: Int[Array, "B P"] | Int[np.ndarray, "B P"] | None = None,
+    attention_mask: ArrayLike | None = None,
     key: Array | None = None,
     *,
     steps_per_piece: int | None = 1,
@@ -88,9 +89,10 @@ def sample_stepwise(
     fills_prompt = config.compat is not None and bool((prompt == mask_id).any())
     window = canvas.shape[1] if fills_prompt else config.block_length
     policy = Policy.of(config, model.config, window)
+    visible = _extended(visible, config.gen_length, canvas.shape[1])
     inputs = Inputs(
-        visible=jnp.asarray(_extended(visible, config.gen_length, canvas.shape[1])),
-        positions=jnp.asarray(_positions(visible, canvas.shape[1])),
+        visible=jnp.asarray(visible),
+        positions=jnp.asarray(_positions(visible)),
         known=jnp.asarray(canvas != mask_id),
         keys=keys,
         prompt_length=jnp.int32(prompt.shape[1]),
@@ -116,8 +118,10 @@ def _run(
     while end < total:
         end = min(total, end + (steps_per_piece or total))
         state = advance(model, inputs, state, jnp.int32(end), policy=policy)
-        yield _trace(state, int(inputs.prompt_length), config.gen_length, policy.mask_id)
-        if int(state.step) < end:  # every row had ended
+        trace = _trace(state, int(inputs.prompt_length), config.gen_length, policy.mask_id)
+        yield trace
+        is_filled = (trace.tokens != policy.mask_id).all()
+        if is_filled and not policy.fills_prompt:  # every row has ended
             return
 
 
@@ -190,17 +194,17 @@ def _extended(
     visible: Bool[np.ndarray, "B P"], gen_length: int, length: int
 ) -> Bool[np.ndarray, "B L"]:
     """The answer is visible, the padding on its right is not."""
-    answer = np.arange(length) < visible.shape[1] + gen_length
-    answer = np.broadcast_to(answer, (len(visible), length)).copy()
-    answer[:, : visible.shape[1]] = visible
-    return answer
+    extended = np.zeros((len(visible), length), bool)
+    extended[:, : visible.shape[1]] = visible
+    extended[:, visible.shape[1] : visible.shape[1] + gen_length] = True
+    return extended
 
 
-def _positions(visible: Bool[np.ndarray, "B P"], length: int) -> Int[np.ndarray, "B L"]:
+def _positions(visible: Bool[np.ndarray, "B L"]) -> Int[np.ndarray, "B L"]:
     """Rotary positions that start at each row's first visible token, as if it were alone.
 
     Attention depends on distances only, so this equals the release, which counts the padding, up
     to rounding; and here the rounding is that of the row's own run. Holes keep their places.
     """
-    first = np.where(visible.any(axis=1), visible.argmax(axis=1), visible.shape[1])
-    return np.maximum(np.arange(length)[None] - first[:, None], 0).astype(np.int32)
+    places = np.arange(visible.shape[1]) - visible.argmax(axis=1)[:, None]
+    return np.maximum(places, 0).astype(np.int32)

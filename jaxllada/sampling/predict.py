@@ -76,8 +76,12 @@ def predict(
 
 
 def row_buckets(window: int) -> tuple[int, ...]:
-    """Sizes the open positions are gathered into, ascending; the last holds the whole window."""
-    return tuple(sorted({-(-window * eighths // 8) for eighths in range(1, 9)}))
+    """Sizes the open positions are gathered into, ascending; the last holds the whole window.
+
+    Eighths of the window, and not below four: fewer rows take as long, every size is compiled.
+    """
+    pace = max(4, -(-window // 8))
+    return (*range(pace, window, pace), window)
 
 
 def _scatter(values: Array, index: Int[Array, "B R"], policy: Policy) -> Array:

@@ -1,0 +1,85 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.errors import UserError
+from jaxllada.common.unmasking import transfer_counts, unmasking_plan
+
+
+@pytest.mark.parametrize(
+    ("num_masks", "steps", "counts"),
+    [
+        (10, 4, [3, 3, 2, 2]),
+        (3, 5, [1, 1, 1, 0, 0]),
+        (8, 2, [4, 4]),
+        (0, 3, [0, 0, 0]),
+        (7, 1, [7]),
+    ],
+)
+def test_counts_follow_the_official_rule(num_masks, steps, counts):
+    np.testing.assert_array_equal(transfer_counts(num_masks, steps), counts)
+
+
+@pytest.mark.parametrize("num_masks", [0, 1, 5, 31, 32, 33])
+@pytest.mark.parametrize("steps", [1, 2, 7, 32, 40])
+def test_counts_cover_every_mask_and_never_grow(num_masks, steps):
+    counts = transfer_counts(num_masks, steps)
+    assert counts.sum() == num_masks
+    assert len(counts) == steps
+    assert (np.diff(counts) <= 0).all()
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "gen_length", "block_length"), [(128, 128, 32), (6, 24, 8), (40, 16, 8), (3, 24, 8)]
+)
+def test_plan_makes_every_call_that_commits_something_and_no_other(steps, gen_length, block_length):
+    config = SamplingConfig(steps=steps, gen_length=gen_length, block_length=block_length)
+    plan = unmasking_plan(config)
+    counts = transfer_counts(block_length, plan.steps_per_block)
+    assert plan.total_calls == plan.num_blocks * np.count_nonzero(counts)
+    assert plan.num_blocks * plan.steps_per_block == steps
+
+
+def test_defaults_are_the_published_ones():
+    config = SamplingConfig()
+    assert (config.steps, config.gen_length, config.block_length) == (128, 128, 128)
+    assert (config.temperature, config.cfg_scale, config.remasking) == (0, 0, "low_confidence")
+    assert not any([config.logits_eos_inf, config.confidence_eos_eot_inf, config.stop_at_eos])
+    assert config.compat is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"steps": 100, "gen_length": 96, "block_length": 32},
+            "steps=100 cannot be shared equally by 3 blocks; 99 or 102 can",
+        ),
+        ({"steps": 1, "gen_length": 4, "block_length": 2}, "by 2 blocks; 2 can"),
+        ({"gen_length": 100}, "gen_length=100 is not a whole number of blocks of block_length=128"),
+        ({"gen_length": 100, "block_length": 30}, "100 or 50 or 25 or 20 would be"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"gen_length": -1}, "gen_length=-1"),
+        ({"block_length": 2.5}, "block_length=2.5 must be a whole number"),
+        ({"steps": True}, "steps=True"),
+        ({"temperature": -0.1}, "temperature=-0.1 must be a finite number"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"cfg_scale": float("inf")}, "cfg_scale=inf"),
+        ({"cfg_scale": "much"}, "cfg_scale='much'"),
+        ({"remasking": "low_confidense"}, "did you mean 'low_confidence'"),
+        ({"compat": "dllm"}, "compat='dllm' is unknown; choose from official-2025"),
+        ({"eot_token_id": -2}, "eot_token_id=-2"),
+    ],
+)
+def test_impossible_settings_are_refused_with_key_value_and_cure(values, message):
+    with pytest.raises(UserError) as error:
+        SamplingConfig(**values)
+    assert message in str(error.value)
+
+
+def test_settings_are_checked_again_when_one_is_replaced():
+    with pytest.raises(UserError):
+        dataclasses.replace(SamplingConfig(), block_length=100)
