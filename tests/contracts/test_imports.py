@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxllada.__main__ import VERBS
+
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "torch_npu"}
 
@@ -24,7 +26,7 @@ NEUTRAL = [
     "jaxllada.__main__",
     *modules_of("jaxllada.common"),
     *modules_of("jaxllada.apps"),
-    *modules_of("jaxllada.commands"),
+    *(module for module, _ in VERBS.values()),
 ]
 
 
