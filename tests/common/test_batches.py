@@ -239,7 +239,7 @@ def test_a_stream_equals_itself_after_a_restart_at_any_step(block):
 
 
 def test_a_stream_in_order_gives_the_batches_of_unshuffled_rows():
-    stream = StreamSource(forever, micro_batch=3, **FIXED)
+    stream = StreamSource(forever, micro_batch=3, shuffle_block=1, **FIXED)
     rows = BatchSource(PACKED, shuffle=False, micro_batch=3, **FIXED)
     for step in range(7):
         assert stream.batch(step).digest() == rows.batch(step).digest()

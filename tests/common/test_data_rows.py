@@ -346,9 +346,10 @@ def test_text_and_pairs_do_not_mix(tmp_path, tokenizer):
             load_rows(f"{text}+{pairs}", tokenizer, options(tmp_path, **change))
 
 
-def stream(tokenizer, texts=TEXTS):
+def stream(tokenizer, texts=TEXTS, index=None):
     part = in_memory([{"text": t} for t in texts])
-    return PackedStream([(part, "text")], tokenizer, max_length=16, insert_eos=True, parallel=False)
+    settings = dict(max_length=16, insert_eos=True, parallel=False, index=index)
+    return PackedStream([(part, "text")], tokenizer, **settings)
 
 
 @pytest.mark.parametrize("mark_every", [1, 256])
@@ -366,13 +367,29 @@ def test_a_stream_entered_anywhere_goes_on_as_if_read_through(tokenizer, monkeyp
             assert next(source(start)).tokens.tolist() == found[start]
 
 
+def test_places_of_an_earlier_run_save_reading_again(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxllada.common.data.row_stream._MARK_EVERY", 5)
+    index = tmp_path / "cache" / "stream.jsonl"
+    rows = stream(tokenizer, index=index)(0)
+    found = [next(rows).tokens.tolist() for _ in range(60)]
+    with index.open("a") as file:
+        file.write("[60, 0, 4")  # killed while writing
+    later = stream(tokenizer, index=index)
+    opened = []
+    part, column = later.parts[0]
+    later.parts[0] = (part._replace(open=lambda n: opened.append(n) or part.open(n)), column)
+    assert next(later(50)).tokens.tolist() == found[50]
+    assert opened[0] > 0
+
+
 def test_a_stream_without_text_says_so(tokenizer):
     with pytest.raises(UserError, match="holds no text"):
         next(stream(tokenizer, ["", ""])(0))
 
 
 @pytest.mark.parametrize("kind", ["text", "pairs"])
-def test_streamed_batches_resume_exactly(tmp_path, tokenizer, kind):
+def test_streamed_batches_resume_exactly(tmp_path, tokenizer, kind, monkeypatch):
+    monkeypatch.setattr("jaxllada.common.data.row_stream._MARK_EVERY", 10)
     if kind == "text":
         rows = [{"text": t} for t in TEXTS]
     else:
@@ -392,6 +409,7 @@ def test_streamed_batches_resume_exactly(tmp_path, tokenizer, kind):
     resumed = source()
     assert [resumed.batch(step).digest() for step in range(23, 40)] == digests[23:]
     assert len(set(digests)) == 40
+    assert len(list((tmp_path / "cache").glob("stream-*"))) == (kind == "text")
     if kind == "text":
         test = np.concatenate([loaded["test"][i].tokens for i in range(len(loaded["test"]))])
         assert test.tolist() == joined_ids(tokenizer, TEXTS[:7])

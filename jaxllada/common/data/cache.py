@@ -30,6 +30,12 @@ def default_folder() -> Path:
     return Path(os.environ.get("JAXLLADA_CACHE") or Path.home() / ".cache" / "jaxllada")
 
 
+def content_name(prefix: str, made_from: Any) -> str:
+    """Names a cache entry by the hash of what it is made from (JSON values)."""
+    text = json.dumps([_VERSION, made_from], sort_keys=True)
+    return f"{prefix}-{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
+
+
 def cached(
     folder: Path, made_from: dict[str, Any], build: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
@@ -38,10 +44,7 @@ def cached(
     `made_from` are JSON values that decide the content. `build` fills the empty folder it is given
     with .npy files (also in folders below it) and returns facts (JSON values) to keep beside them.
     """
-    made_from = {"version": _VERSION, **made_from}
-    text = json.dumps(made_from, sort_keys=True)
-    name = f"tokens-{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
-    path = folder / name
+    path = folder / content_name("tokens", made_from)
     if path.exists():
         facts = _sound(path)
         if facts is not None:

@@ -4,7 +4,9 @@ Called with a row number, a stream iterates over its rows from there on and star
 """
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +34,7 @@ class PackedStream:
     """Running text packed on the fly; nothing is dropped, the tail joins the next pass.
 
     Starting at a row costs tokenising what lies before it, except that places passed earlier are
-    remembered, so that going back is quick. `parts` are pairs of a part and its column.
+    remembered, in the file `index` also for later runs. `parts` are pairs of a part and its column.
     """
 
     pad_policy: PadPolicy = "ignore"
@@ -45,10 +47,12 @@ class PackedStream:
         max_length: int,
         insert_eos: bool,
         parallel: bool,
+        index: Path | None = None,
     ):
         self.parts, self.tokenizer, self.row_length = list(parts), tokenizer, max_length
         self.insert_eos, self.parallel = insert_eos, parallel
-        self._marks = [_Mark(0, 0, 0, ())]
+        self._index = index
+        self._marks = [_Mark(0, 0, 0, ()), *_read_marks(index)]
 
     def __call__(self, start: int) -> Iterator[Row]:
         everything = np.ones(self.row_length, bool)
@@ -72,11 +76,18 @@ class PackedStream:
                         number += 1
                     held = held[cut:]
                     if number >= self._marks[-1].rows + _MARK_EVERY:
-                        self._marks.append(_Mark(number, p, d, tuple(map(int, held))))
+                        self._remember(_Mark(number, p, d, tuple(map(int, held))))
                 first_document = 0
             if not tokens_of_pass and (first_part, mark.document) == (0, 0):
                 raise UserError(f"dataset_args: {self.parts[0][0].source} holds no text")
             first_part, mark = 0, self._marks[0]
+
+    def _remember(self, mark: _Mark) -> None:
+        self._marks.append(mark)
+        if self._index is not None:
+            self._index.parent.mkdir(parents=True, exist_ok=True)
+            with self._index.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(mark) + "\n")
 
     def _documents(self, p: int, start: int) -> Iterator[np.ndarray]:
         part, column = self.parts[p]
@@ -101,6 +112,23 @@ class PackedStream:
         lengths = np.full(count, self.row_length)
         lengths[-1] = len(joined) - (count - 1) * self.row_length
         return PackedRows(tokens.reshape(count, -1), lengths)
+
+
+def _read_marks(index: Path | None) -> list[_Mark]:
+    """Reads the places of earlier runs, as far as the file is whole and in order."""
+    marks: list[_Mark] = []
+    if index is None or not index.is_file():
+        return marks
+    for line in index.read_text(encoding="utf-8").splitlines():
+        try:
+            rows, part, document, left = json.loads(line)
+            mark = _Mark(int(rows), int(part), int(document), tuple(left))
+        except (ValueError, TypeError):  # the last line of a run that was killed
+            continue
+        # Two processes that share the file write the same lines.
+        if mark.rows > (marks[-1].rows if marks else 0):
+            marks.append(mark)
+    return marks
 
 
 class RowStream:

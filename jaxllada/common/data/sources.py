@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxllada.common.data import pretrain, sft
-from jaxllada.common.data.cache import cached, default_folder
+from jaxllada.common.data.cache import cached, content_name, default_folder
 from jaxllada.common.data.formats import Format, Kind, format_of
 from jaxllada.common.data.grammar import SourceSpec, parse_dataset_args
 from jaxllada.common.data.readers import Part, Source
@@ -95,19 +95,10 @@ def prepare_sources(
     """
     specs = parse_dataset_args(dataset_args)
     sources = [Source(spec, preprocessed=options.load_preprocessed_data) for spec in specs]
-    folder = Path(options.cache_dir).expanduser() if options.cache_dir else default_folder()
+    folder = _cache_folder(options)
     results = []
     for source in sources:
-        made_from = {
-            "source": source.spec.path,
-            "content": source.fingerprint(),
-            "limits": source.spec.limits,
-            "options": source.spec.options,
-            "tokenizer": tokenizer.digest(),
-        }
-        deciding = ("max_length", "text_field", "insert_eos", "drop_tail", "kind", "truncation")
-        for name in (*deciding, "mask_prompt_loss", "dialogue_turns"):
-            made_from[name] = getattr(options, name)
+        made_from = _made_from(source, tokenizer, options)
 
         def build(work: Path, source: Source = source) -> dict[str, Any]:
             return _build(work, source, tokenizer, options)
@@ -118,6 +109,18 @@ def prepare_sources(
             f"dataset_args={dataset_args!r}: running text and prompt/answer rows cannot be mixed"
         )
     return results
+
+
+def _made_from(source: Source, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
+    """Everything that decides what the rows of a source are."""
+    deciding = ("max_length", "text_field", "insert_eos", "drop_tail", "kind", "truncation")
+    return {
+        "source": source.spec.path,
+        "content": source.fingerprint(),
+        "limits": source.spec.limits,
+        "options": source.spec.options,
+        "tokenizer": tokenizer.digest(),
+    } | {name: getattr(options, name) for name in (*deciding, "mask_prompt_loss", "dialogue_turns")}
 
 
 def _build(work: Path, source: Source, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
@@ -206,6 +209,18 @@ def _shown(items: Iterator[Any], part: Part, options: RowOptions) -> Iterator[An
     return iter(tqdm(items, title, total=part.size, unit=" rows", disable=hidden))
 
 
+def _cache_folder(options: RowOptions) -> Path:
+    return Path(options.cache_dir).expanduser() if options.cache_dir else default_folder()
+
+
+def _stream_index(sources: list[Source], tokenizer: Tokenizer, options: RowOptions) -> Path | None:
+    """The file for the places of a stream; None for the Hub, whose content may change unseen."""
+    if any(source.kind == "hub" for source in sources):
+        return None
+    made_from = [_made_from(source, tokenizer, options) for source in sources]
+    return _cache_folder(options) / f"{content_name('stream', made_from)}.jsonl"
+
+
 def _streams(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
     specs = parse_dataset_args(dataset_args)
     sources = [Source(spec, preprocessed=options.load_preprocessed_data) for spec in specs]
@@ -226,16 +241,17 @@ def _streams(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> di
             text = options.text_field
             return [(part, text if form == "text" else "input_ids") for part, form in chosen]
 
-        def stream(chosen: list[tuple[Part, str]]) -> PackedStream:
+        def stream(chosen: list[tuple[Part, str]], index: Path | None = None) -> PackedStream:
             return PackedStream(
                 columns(chosen),
                 tokenizer,
                 max_length=options.max_length,
                 insert_eos=options.insert_eos,
                 parallel=options.num_proc > 1,
+                index=index,
             )
 
-        found = {"train": stream(trains)}
+        found = {"train": stream(trains, _stream_index(sources, tokenizer, options))}
         return found | ({"test": stream(tests).all_rows()} if tests else {})
 
     def pairs(chosen: list[tuple[Part, str]]) -> RowStream:

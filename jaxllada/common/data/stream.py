@@ -25,7 +25,7 @@ class StreamSource(Cutter):
     """
 
     open_rows: OpenRows = dataclasses.field(kw_only=False)
-    shuffle_block: int = 1
+    shuffle_block: int = 1024
 
     steps_per_epoch = None
 
