@@ -34,7 +34,7 @@ _HOME = {
 }
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: RUF022
+__all__ = [
     "ComputeConfig",
     "MaskPredictor",
     "ModelConfig",

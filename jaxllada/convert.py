@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.weights.index import WeightFolder, write_weights
 from jaxllada.common.weights.names import Entry, Part, llada_table, released_part, stored_names
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
+from jaxllada.restore import is_run_folder, load_run_params
 
 EMBEDDING = "model.transformer.wte.weight"
 HEAD = "model.transformer.ff_out.weight"
@@ -28,33 +29,42 @@ def load(
     path: str | os.PathLike[str],
     dtype: str | None = None,
     *,
+    step: int | None = None,
     compute: ComputeConfig | None = None,
 ) -> MaskPredictor:
-    """Reads a model from a folder with `config.json` and safetensors weights.
+    """Reads a model from a released folder or from the folder of a training run.
 
     Args:
-        path: the folder.
+        path: a folder with `config.json` and safetensors weights, or a run's `output_dir`.
         dtype: type of weights and activations; the stored type of the embedding by default.
+        step: checkpoint of a training run; the newest sound one by default.
         compute: full compute policy; `dtype` overrides its two types.
 
     Raises:
         UserError: missing, unexpected or misshaped tensors (all named together), damaged files.
     """
-    folder = Path(path)
-    config = ModelConfig.from_folder(folder)
-    files = WeightFolder(folder)
-    check_names(config, files)
-    kind = dtype or files.dtype(EMBEDDING).name
+    config, stored, read = _open(Path(path), step)
+    kind = dtype or stored
     if kind not in get_args(Dtype):
         raise UserError(f"dtype={kind!r} is unknown: use one of {', '.join(get_args(Dtype))}")
     if compute is None or dtype is not None:
         types = {"param_dtype": kind, "dtype": kind}
         compute = dataclasses.replace(compute or ComputeConfig(), **types)
-    values = {
-        entry.path: jnp.asarray(_stored_value(files, config, entry), compute.param_dtype)
-        for entry in llada_table(config)
-    }
+    values = {e.path: jnp.asarray(read(e), compute.param_dtype) for e in llada_table(config)}
     return fill(abstract_model(config, compute), values)
+
+
+def _open(folder: Path, step: int | None) -> tuple[ModelConfig, str, Callable[[Entry], np.ndarray]]:
+    """Returns a folder's config, the type of its weights, and a function that reads a tensor."""
+    if is_run_folder(folder):
+        nested, config = load_run_params(folder, step)
+        return config, nested["wte"].dtype.name, lambda entry: _nested(nested, entry.path)
+    if step is not None:
+        raise UserError(f"step={step}: {folder} is not the folder of a training run")
+    config = ModelConfig.from_folder(folder)
+    files = WeightFolder(folder)
+    check_names(config, files)
+    return config, files.dtype(EMBEDDING).name, functools.partial(_stored_value, files, config)
 
 
 def fill(model: MaskPredictor, values: dict[tuple[str, ...], jax.Array]) -> MaskPredictor:
@@ -156,6 +166,12 @@ def _leaf(model: MaskPredictor, path: tuple[str, ...]) -> nnx.Param:
     for name in path:
         node = getattr(node, name)
     return node
+
+
+def _nested(tree: dict[str, Any], path: tuple[str, ...]) -> np.ndarray:
+    for name in path:
+        tree = tree[name]
+    return np.asarray(tree)
 
 
 def _some(names: list[str]) -> str:
