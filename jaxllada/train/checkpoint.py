@@ -7,6 +7,7 @@ or disagrees with it, is named in a warning and passed over.
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,16 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def latest(self) -> int | None:
-        """Step of the newest sound checkpoint; warns about every newer one that is not."""
+    def latest(self, accepts: Callable[[Meta], bool] = lambda _: True) -> int | None:
+        """Step of the newest sound checkpoint whose meta data `accepts` takes.
+
+        Warns about every newer one that is not sound.
+        """
         for step, path in sorted(step_folders(self.folder).items(), reverse=True):
-            why = fault(path)
-            if not why:
+            if why := fault(path):
+                warn(f"skipping checkpoint {path}: {why}")
+            elif accepts(read_meta(path)):
                 return step
-            warn(f"skipping checkpoint {path}: {why}")
         return None
 
     def meta(self, step: int) -> Meta:
@@ -118,11 +122,11 @@ class Checkpoints:
         return dataclasses.replace(like, params=params, ema=ema, **rest)
 
     def set_aside_after(self, step: int) -> None:
-        """Renames checkpoints newer than `step`: the run is about to write these steps anew."""
+        """Renames checkpoints newer than `step`: the run goes on from there on another path."""
         if jax.process_index() == 0:
             for number, path in step_folders(self.folder).items():
                 if number > step:
-                    target = path.with_name(f"{path.name}.before-resume-at-{step}")
+                    target = path.with_name(f"{path.name}.before-return-to-{step}")
                     shutil.rmtree(target, ignore_errors=True)
                     path.rename(target)
 

@@ -223,6 +223,7 @@ class _Run:
                 "identity": self.identity,
                 "guard": self.guard.state(),
                 "log": self.log.state(),
+                "skipped_in_a_row": int(self.state.skipped),
             }
             metric = self.last.bound if is_measured and self.last is not None else None
             self.checkpoints.save(self.step, self.state, meta, metric)
@@ -235,9 +236,13 @@ class _Run:
                 self.folder.draw_losses()
 
     def _roll_back(self) -> None:
-        """Returns to the last checkpoint (or the start) with a lower rate, past the bad data."""
+        """Returns to the last checkpoint before the trouble, or to the start.
+
+        The learning rate is lower from there on, and the data goes on behind the bad batches.
+        """
         self.checkpoints.wait()
-        broken, target = self.step, self.checkpoints.latest()
+        broken = self.step
+        target = self.checkpoints.latest(lambda meta: meta["skipped_in_a_row"] == 0)
         self.guard.roll_back(broken, target or 0)
         self.step = target or 0
         self.log.rollback(broken, self.step, **self.guard.state())
@@ -249,6 +254,7 @@ class _Run:
             self.log.load(self.checkpoints.meta(target)["log"])
             # A crash before the next checkpoint must not forget the lower rate.
             self.checkpoints.update_meta(target, {"guard": self.guard.state()})
+        self.checkpoints.set_aside_after(self.step)
         warn(
             f"step {broken}: {self.config.max_skipped_steps} steps in a row were not finite; back "
             f"to step {self.step}, learning rate times {self.guard.lr_scale:g}"

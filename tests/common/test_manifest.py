@@ -75,7 +75,7 @@ def test_every_kind_of_damage_is_found_and_named(folder, harm, told):
 
 
 def test_only_step_numbers_are_checkpoints(folder):
-    for name in ("12", "3", "9.before-resume-at-7", "tmp"):
+    for name in ("12", "3", "9.before-return-to-7", "tmp"):
         (folder.parent / name).mkdir()
     assert list(step_folders(folder.parent)) == [3, 7, 12]
     assert step_folders(folder.parent / "absent") == {}

@@ -118,7 +118,7 @@ def test_later_checkpoints_are_set_aside_not_lost(open_checkpoints):
     checkpoints.set_aside_after(1)
     assert checkpoints.latest() == 1
     names = {path.name for path in checkpoints.folder.iterdir()}
-    assert names == {"1", "2.before-resume-at-1", "3.before-resume-at-1"}
+    assert names == {"1", "2.before-return-to-1", "3.before-return-to-1"}
 
 
 def test_a_checkpoint_of_another_shape_is_refused_in_one_line(open_checkpoints):
