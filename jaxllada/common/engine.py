@@ -57,11 +57,14 @@ class Engine(Protocol):
         config: SamplingConfig,
         seed: int = 0,
         on_update: Callable[[Update], None] | None = None,
+        *,
+        first_row: int = 0,
     ) -> list[Generation]:
-        """Answers every prompt; row i draws from (seed, i) and does not depend on the others.
+        """Answers every prompt; prompts may differ in length.
 
-        Prompts may differ in length. `on_update` is called after every step. Raises `UserError`
-        as `check_prompts` does.
+        Row i draws from (seed, first_row + i) and does not depend on the others, so cutting a list
+        into batches changes nothing. `on_update` is called after every step. Raises `UserError` as
+        `check_prompts` does.
         """
         ...
 

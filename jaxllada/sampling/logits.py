@@ -56,6 +56,8 @@ def read_logits(
     if policy.is_noisy:
         draw = jax.vmap(lambda key: gumbel(jax.random.fold_in(key, 0), len(logits)), out_axes=1)
         scores = logits + temperature * draw(keys)
+    if policy.never_mask:
+        scores = jnp.where(token == policy.mask_id, -jnp.inf, scores)
     chosen = first_argmax(scores)
     for dropped in policy.zeroed_ids:
         logits = jnp.where(token == dropped, -jnp.inf, logits)

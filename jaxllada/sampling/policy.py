@@ -26,6 +26,8 @@ class Policy:
     is_guided: bool
     random_order: bool
     never_eos: bool
+    never_mask: bool
+    """Masks are not predicted, so that none is left. The release lets them be."""
     end_ids: tuple[int, ...]
     """Ids committed after all others of a block."""
     zeroed_ids: tuple[int, ...]
@@ -54,6 +56,7 @@ class Policy:
             is_guided=config.cfg_scale > 0,
             random_order=config.remasking == "random",
             never_eos=config.logits_eos_inf,
+            never_mask=config.compat is None,
             end_ids=ends,
             zeroed_ids=zeroed,
             stop_at_eos=config.stop_at_eos,

@@ -1,7 +1,8 @@
 """The published sampler, transcribed as a slow loop, and a model whose logits can be dictated.
 
-`plain_loop` follows `generate` of the LLaDA release line by line in NumPy; only the source of the
-random numbers and the tie rule (lowest index) are ours.
+`plain_loop` follows `generate` of the LLaDA release line by line in NumPy; the source of the
+random numbers and the tie rule (lowest index) are ours, and the rules without `compat`: no mask is
+predicted, end tokens that are held back come last.
 """
 
 from types import SimpleNamespace
@@ -63,6 +64,8 @@ def plain_loop(logits_of, prompt, config, model, attention_mask=None, row_keys=N
                 noisy += np.float32(config.temperature) * noise_like(
                     logits, row_keys, step, prompt_length
                 )
+            if not official:
+                noisy[..., mask_id] = -np.inf
             x0 = noisy.argmax(axis=-1)
             ends = [eos_id] if eot_id is None else [eos_id, eot_id]
             late = np.zeros(x.shape, bool)

@@ -110,6 +110,16 @@ def test_no_end_token_is_predicted_when_it_is_forbidden():
     assert EOS not in sample_trace(model, PROMPT, config).tokens
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_masks_are_predicted_by_the_release_only(temperature):
+    model = TableModel(seed=3, favourite=MASK)
+    config = dataclasses.replace(CONFIG, temperature=temperature)
+    key = jax.random.key(0)
+    assert MASK not in sample_trace(model, PROMPT, config, key=key).tokens
+    official = dataclasses.replace(config, compat="official-2025")
+    np.testing.assert_array_equal(sample_trace(model, PROMPT, official, key=key).tokens, MASK)
+
+
 def ending_model(slot):
     """Predicts the end token at one place of the answer, for a prompt of five tokens."""
     model = TableModel(seed=3)

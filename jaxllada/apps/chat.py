@@ -1,0 +1,146 @@
+"""Conversation in the terminal: several turns, answers appear token by token as they are committed.
+
+Lines are read from any source, so a piped script works like a person at the keyboard.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from jaxllada.common.answers import Decoder, pieces, settled, until_end
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.engine import Engine, Update
+from jaxllada.common.errors import UserError, nearest
+from jaxllada.common.manifest import write_atomically
+
+MASK = "░"
+COMMANDS = {
+    "/help": "show this list",
+    "/reset": "forget the conversation",
+    "/save": "FILE: write the conversation as JSON messages",
+    "/quit": "leave",
+}
+
+
+class ChatTokenizer(Decoder, Protocol):
+    """A tokenizer with a chat template."""
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> list[int]: ...
+
+
+class Chat:
+    """One conversation; `messages` is what the model is shown next."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: ChatTokenizer,
+        config: SamplingConfig,
+        *,
+        seed: int = 0,
+        system: str = "",
+        console: Console | None = None,
+    ):
+        self.engine, self.tokenizer, self.config = engine, tokenizer, config
+        self.console = console or Console(highlight=False)
+        self.seed = seed
+        self._opening = [{"role": "system", "content": system}] if system else []
+        self.messages = list(self._opening)
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Answers line by line until /quit or the last one. Wrong input is told, not raised."""
+        for line in lines:
+            line = line.strip()
+            if line == "/quit":
+                return
+            try:
+                if line.startswith("/"):
+                    self._command(*line.split(maxsplit=1))
+                elif line:
+                    self.answer(line)
+            except UserError as error:
+                self.console.print(f"error: {error}", markup=False, soft_wrap=True)
+
+    def answer(self, text: str) -> str:
+        """Adds a turn and its answer; a turn that cannot be answered leaves no trace."""
+        asked = [*self.messages, {"role": "user", "content": text}]
+        prompt = self.tokenizer.chat(asked)
+        # Every turn draws other noise, and the whole conversation repeats under the same seed.
+        seed = self.seed + len(self.messages)
+        if self.console.is_terminal:
+            tokens = self._show_live(prompt, seed)
+        else:
+            tokens = self._print_settled(prompt, seed)
+        answer = self._text(until_end(tokens, self.tokenizer))
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
+        return answer
+
+    def _show_live(self, prompt: list[int], seed: int) -> list[int]:
+        with Live(console=self.console, auto_refresh=False) as live:
+
+            def show(update: Update) -> None:
+                tokens = until_end(update.tokens[0].tolist(), self.tokenizer)
+                text = Text()
+                for piece in pieces(tokens, self.tokenizer, MASK):
+                    text.append(piece.text, "grey50" if piece.is_mask else None)
+                live.update(text, refresh=True)
+
+            (generation,) = self.engine.generate([prompt], self.config, seed, show)
+            final = self._text(until_end(generation.tokens, self.tokenizer))
+            live.update(Text(final), refresh=True)
+        return generation.tokens
+
+    def _print_settled(self, prompt: list[int], seed: int) -> list[int]:
+        written = ""
+
+        def show(tokens: list[int], *, is_final: bool = False) -> None:
+            nonlocal written
+            text = self._text(settled(tokens, self.tokenizer))
+            if not is_final and text.endswith("�"):
+                return  # part of a character: wait for the rest
+            if text.startswith(written):
+                self.console.out(text[len(written) :], end="", highlight=False)
+                written = text
+
+        (generation,) = self.engine.generate(
+            [prompt], self.config, seed, lambda update: show(update.tokens[0].tolist())
+        )
+        show(generation.tokens, is_final=True)
+        self.console.out("", highlight=False)
+        return generation.tokens
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _command(self, name: str, argument: str = "") -> None:
+        if name == "/help":
+            for command, meaning in COMMANDS.items():
+                self.console.print(f"{command:<8}{meaning}", markup=False)
+        elif name == "/reset":
+            self.messages = list(self._opening)
+            self.console.print("The conversation starts over.")
+        elif name == "/save":
+            self._save(argument.strip())
+        else:
+            hint = nearest(name, COMMANDS) or "; /help lists them"
+            raise UserError(f"{name} is not a command{hint}")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise UserError("/save needs the name of a file")
+        path = Path(name).expanduser()
+        if not path.parent.is_dir():
+            raise UserError(f"/save {name}: the folder {path.parent} does not exist")
+        content = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2)
+        try:
+            write_atomically(path, (content + "\n").encode())
+        except OSError as error:
+            raise UserError(f"/save {name}: {error.strerror}") from None
+        self.console.print(f"Saved {len(self.messages)} messages to {path}.", markup=False)

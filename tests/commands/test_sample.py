@@ -1,0 +1,151 @@
+"""The verbs `sample` and `chat` on a small model folder, run as a user runs them."""
+
+import io
+import sys
+
+import jax
+import pytest
+
+from jaxllada import convert
+from jaxllada.__main__ import main
+from jaxllada.common.config.presets import PRESETS
+from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.trace import Trace
+from jaxllada.models.mask_predictor import MaskPredictor
+from tests.jax.tiny_run import make_config, make_rows, run_training
+
+PROMPT = "the cat sat"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    import dataclasses
+
+    path = tmp_path_factory.mktemp("model")
+    texts = ["the cat sat on the mat and the dog sat on the log"] * 20
+    tokenizer = Tokenizer.train(texts, 280, path)
+    rows = tokenizer.vocab_size
+    config = dataclasses.replace(
+        PRESETS["tiny"], vocab_size=rows, embedding_size=rows, mask_token_id=tokenizer.mask_id,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    convert.save(MaskPredictor(config, rngs=jax.random.key(0)), path)
+    return path
+
+
+@pytest.fixture
+def run(folder, capsys):
+    def run(verb, *arguments):
+        code = main([verb, "--model_name_or_path", str(folder), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+SHORT = ("--gen_length", 8, "--block_length", 4, "--steps", 4)
+
+
+def test_sample_continues_the_prompt_on_stdout(run):
+    code, out, err = run("sample", "--prompt", PROMPT, *SHORT)
+    assert code == 0
+    assert out.startswith(PROMPT)
+    assert "tokens/s" in err
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_samples_do_not_depend_on_the_batch_size(run, batch_size):
+    arguments = ("--prompt", PROMPT, "--num_samples", 4, "--temperature", 1.0, *SHORT)
+    _, one, _ = run("sample", *arguments, "--batch_size", batch_size)
+    _, other, _ = run("sample", *arguments, "--batch_size", 8)
+    assert one == other
+    answers = one.split("--- ")[1:]
+    assert [answer[0] for answer in answers] == list("1234")
+    assert len({answer[1:] for answer in answers}) > 1
+
+
+def test_prompts_can_come_from_a_file_or_not_at_all(run, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("the dog\n\nthe log on\n")
+    _, out, _ = run("sample", "--prompts_file", file, *SHORT)
+    assert "--- 1\nthe dog" in out
+    assert "--- 2\nthe log on" in out
+    code, _, _ = run("sample", *SHORT)
+    assert code == 0
+
+
+def test_trace_and_playback_show_the_same_run(run, tmp_path):
+    file = tmp_path / "trace.npz"
+    _, out, _ = run("sample", "--prompt", PROMPT, *SHORT, "--trace", file, "--animate")
+    trace = Trace.load(file)
+    assert trace.tokens.shape == (1, 8)
+    assert f"step {trace.num_steps}/{trace.num_steps}" in out
+
+
+def test_the_chat_template_is_used_when_asked_for(run, folder, tmp_path):
+    run("sample", "--prompt", PROMPT, "--chat", *SHORT, "--trace", tmp_path / "chat.npz")
+    tokenizer = Tokenizer.from_folder(folder)
+    expected = tokenizer.chat([{"role": "user", "content": PROMPT}])
+    assert Trace.load(tmp_path / "chat.npz").prompt[0].tolist() == expected
+
+
+def test_max_length_is_another_name_of_gen_length(run):
+    _, one, _ = run("sample", "--prompt", PROMPT, "--max_length", 8)
+    _, other, _ = run("sample", "--prompt", PROMPT, "--gen_length", 8)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gen_length", 64), "more than max_sequence_length=64"),
+        (("--gen_length", 8, "--max_length", 9), "two names of one setting"),
+        (("--gen_length", 8, "--block_length", 3), "not a whole number of blocks"),
+        (("--num_samples", 2), "num_samples=2 with temperature=0 gives equal answers"),
+        (("--prompts_file", "nowhere.txt"), "nowhere.txt"),
+        (("--trace", "/nowhere/trace.npz"), "its folder does not exist"),
+        (("--average",), "only training runs"),
+        (("--temperture", 1), "did you mean 'temperature'"),
+        (("--seed", -1), "seed=-1"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(run, arguments, message):
+    prompt = () if "--prompts_file" in arguments else ("--prompt", PROMPT)
+    code, out, err = run("sample", *prompt, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["tiny", "nowhere"])
+def test_a_model_without_weights_is_refused(capsys, name):
+    assert main(["sample", "--model_name_or_path", name]) == 2
+    assert "model_name_or_path" in capsys.readouterr().err
+
+
+def test_a_training_run_can_be_sampled(tmp_path, capsys):
+    texts = ["the cat sat on the mat"] * 3
+    # The tiny preset has 128 rows, fewer than the bytes: its own shape with room for them.
+    import dataclasses
+
+    tokenizer = Tokenizer.train(texts, 270, tmp_path)
+    rows = tokenizer.vocab_size
+    model = dataclasses.replace(
+        PRESETS["tiny"], vocab_size=rows, embedding_size=rows, mask_token_id=tokenizer.mask_id,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    run_training(make_config(tmp_path, max_steps=2, save_steps=2), model, make_rows())
+    model.save(tmp_path)
+    arguments = ["--model_name_or_path", str(tmp_path), "--prompt", PROMPT, *map(str, SHORT)]
+    assert main(["sample", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(PROMPT)
+
+
+def test_chat_answers_lines_from_a_pipe(run, monkeypatch, tmp_path):
+    saved = tmp_path / "talk.json"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"the cat\n/save {saved}\n/quit\nnever\n"))
+    code, out, _ = run("chat", "--gen_length", 8)
+    assert code == 0
+    assert "Saved 2 messages" in out
+    assert saved.exists()

@@ -1,0 +1,83 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxllada import convert
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.engine import Engine
+from jaxllada.common.errors import UserError
+from jaxllada.engine import JaxEngine
+from jaxllada.sampling.generate import sample
+from jaxllada.sampling.loop import advance
+from tests.jax.golden import DENSE
+
+CONFIG = SamplingConfig(steps=4, gen_length=8, block_length=4, temperature=0.9)
+PROMPTS = [[5, 6, 7], [300, 2], [8, 9, 10, 11, 12], [1]]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return JaxEngine.from_folder(DENSE)
+
+
+def test_answers_do_not_depend_on_how_prompts_are_batched(engine: Engine):
+    together = [answer.tokens for answer in engine.generate(PROMPTS, CONFIG, seed=3)]
+    alone = [
+        engine.generate([prompt], CONFIG, seed=3, first_row=row)[0].tokens
+        for row, prompt in enumerate(PROMPTS)
+    ]
+    assert together == alone
+    assert together != [answer.tokens for answer in engine.generate(PROMPTS, CONFIG, seed=4)]
+
+
+def test_a_greedy_answer_is_that_of_the_sampler(engine):
+    greedy = dataclasses.replace(CONFIG, temperature=0)
+    (answer,) = engine.generate([PROMPTS[2]], greedy)
+    expected = np.asarray(sample(engine.model, [PROMPTS[2]], greedy))[0, 5:]
+    np.testing.assert_array_equal(answer.tokens, expected)
+    np.testing.assert_array_equal(answer.trace.tokens[0], expected)
+    assert answer.nfe == 4
+
+
+def test_updates_show_every_step_and_end_with_the_answer(engine):
+    updates = []
+    answers = engine.generate(PROMPTS, CONFIG, seed=1, on_update=updates.append)
+    assert [(update.step, update.total_steps) for update in updates] == [
+        (step, 4) for step in (1, 2, 3, 4)
+    ]
+    masks = [int((update.tokens == engine.config.mask_token_id).sum()) for update in updates]
+    assert masks == [4 * count for count in (6, 4, 2, 0)]
+    np.testing.assert_array_equal(updates[-1].tokens, [answer.tokens for answer in answers])
+    quiet = engine.generate(PROMPTS, CONFIG, seed=1)
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in quiet]
+
+
+def test_weights_can_be_read_in_another_type():
+    engine = JaxEngine.from_folder(DENSE, "bfloat16")
+    assert engine.model.wte[...].dtype == "bfloat16"
+    assert engine.model.compute.dtype == "bfloat16"
+    tokens = engine.generate([[1, 2, 3]], CONFIG)[0].tokens
+    assert engine.config.mask_token_id not in tokens
+    assert isinstance(convert.load(DENSE).wte[...], type(engine.model.wte[...]))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "at least one prompt"),
+        ([[1] * 121], "prompt 0 has 121 tokens: with gen_length=8 that is 129, more than max_s"),
+        ([[1], [2, 512]], "prompt 1 holds id 512 at position 1, outside the 512 rows"),
+        ([[-1]], "prompt 0 holds id -1 at position 0"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused_before_compiling(engine, prompts, message):
+    compiled = advance._cache_size()
+    with pytest.raises(UserError, match=message):
+        engine.generate(prompts, CONFIG)
+    assert advance._cache_size() == compiled
+
+
+def test_a_prompt_may_fill_the_context(engine):
+    (answer,) = engine.generate([[1] * 120], CONFIG)
+    assert len(answer.tokens) == 8
