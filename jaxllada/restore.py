@@ -29,7 +29,7 @@ def load_run_params(
     of the weights or for the weights themselves; None takes the average where the run kept one, as
     its evaluations and samples did. The nested names are those of `nnx.to_pure_dict`.
     """
-    run_folder = Path(run_folder)
+    run_folder = Path(run_folder).absolute()  # orbax refuses relative paths
     folders = step_folders(run_folder / CHECKPOINTS)
     if step is not None and step not in folders:
         listed = ", ".join(map(str, folders)) or "none"

@@ -3,10 +3,9 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -19,7 +18,7 @@ from jaxllada.common.notices import notice
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.convert import load
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
-from jaxllada.restore import is_run_folder, load_run_params
+from jaxllada.restore import is_run_folder
 from jaxllada.sharding import shardings
 
 Tree = Any
@@ -27,11 +26,14 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What `model_name_or_path` names. `folder` is None for a preset."""
+    """What `model_name_or_path` names: a shape, or a folder with weights of that shape.
 
-    kind: Literal["scratch", "weights", "run"]
+    `folder` is where config.json lies; None for a preset.
+    """
+
     config: ModelConfig
     folder: Path | None
+    is_trained: bool = False
 
 
 def find_model(name: str) -> Origin:
@@ -43,15 +45,12 @@ def find_model(name: str) -> Origin:
     base = os.environ.get("BASE_MODELS_DIR")
     for path in [Path(name), *([Path(base) / name] if base else [])]:
         if path.is_file() and path.name.endswith(".json"):
-            return Origin("scratch", ModelConfig.from_folder(path), path.parent)
-        if not (path / "config.json").is_file():
-            continue
-        config = ModelConfig.from_folder(path)
-        if is_run_folder(path):
-            return Origin("run", config, path)
-        return Origin("weights" if list(path.glob("*.safetensors")) else "scratch", config, path)
+            return Origin(ModelConfig.from_folder(path), path.parent)
+        if (path / "config.json").is_file():
+            has_weights = is_run_folder(path) or any(path.glob("*.safetensors"))
+            return Origin(ModelConfig.from_folder(path), path, has_weights)
     if name.lower() in PRESETS:
-        return Origin("scratch", PRESETS[name.lower()], None)
+        return Origin(PRESETS[name.lower()], None)
     if Path(name).is_dir():
         raise UserError(f"model_name_or_path={name}: the folder has no config.json")
     raise UserError(
@@ -121,7 +120,7 @@ def starting_params(
     """Returns the weights a new run starts with, in `param_dtype`, laid out over the mesh."""
     _, shapes = split_abstract(model, compute)
     places = shardings(mesh, shapes)
-    if origin.kind == "scratch":
+    if not origin.is_trained:
 
         def draw(key: jax.Array) -> Tree:
             drawn = MaskPredictor(model, compute=compute, rngs=key)
@@ -129,11 +128,6 @@ def starting_params(
 
         return jax.jit(draw, out_shardings=places)(jax.random.key(seed))
     assert origin.folder is not None
-    if origin.kind == "run":
-        params = load_run_params(origin.folder)[0]
-    else:
-        params = nnx.to_pure_dict(nnx.state(load(origin.folder), nnx.Param))
-    dtype = jnp.dtype(compute.param_dtype)
-    return jax.tree.map(
-        lambda leaf, place: jax.device_put(leaf.astype(dtype), place), params, places
-    )
+    model_read = load(origin.folder, compute.param_dtype)
+    params = nnx.to_pure_dict(nnx.state(model_read, nnx.Param))
+    return jax.tree.map(jax.device_put, params, places)

@@ -1,4 +1,4 @@
-"""A run is a function of its settings: interrupted, resumed, rolled back, it does what it should."""
+"""A run is a function of its settings, whether it is stopped, killed, resumed or rolled back."""
 
 import dataclasses
 import os
@@ -285,7 +285,8 @@ def test_a_run_learns_evaluates_and_leaves_a_complete_folder(tmp_path, monkeypat
     assert (tmp_path / "samples" / "step-60.txt").read_text() == "a sample\n"
     for name in ("config.yaml", "config.json", "metrics.jsonl", "loss.png"):
         assert (tmp_path / name).stat().st_size > 0
-    params, model = load_run_params(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    params, model = load_run_params(tmp_path.name)
     assert model == TINY
     same_tree(params, outcome.params)  # the average, which was evaluated
     raw, _ = load_run_params(tmp_path, average=False)

@@ -40,7 +40,7 @@ def make_task(config: TrainConfig, model: Any = TINY, rows: Any = None, **change
     compute = compute_config(config)
     graphdef, shapes = split_abstract(model, compute)
     source = train_source(config, make_rows() if rows is None else rows, model, mesh)
-    origin = Origin("scratch", model, None)
+    origin = Origin(model, None)
     validation = make_validation(config, graphdef, model, make_rows(10, seed=1), mesh)
     task = Task(
         model=model,
