@@ -179,6 +179,10 @@ def _row_keys(key: Any, rows: int, config: SamplingConfig) -> Array:
         key = jax.random.key(0)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        # The other kinds hold two threefry keys side by side.
+        data = jax.random.key_data(key)[..., :2]
+        key = jax.random.wrap_key_data(data, impl="threefry2x32")
     if key.ndim == 0:
         return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
     if key.shape != (rows,):

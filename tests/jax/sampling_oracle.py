@@ -5,6 +5,7 @@ random numbers and the tie rule (lowest index) are ours, and the rules without `
 predicted, end tokens that are held back come last.
 """
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -16,9 +17,20 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.sampling.gumbel import gumbel
 
 
+@jax.jit
 def slot_key(row_key, step, slot):
     """Key of one position in one step; slots count from the start of the answer."""
-    return jax.random.fold_in(jax.random.fold_in(row_key, step), np.uint32(slot % 2**32))
+    return jax.random.fold_in(jax.random.fold_in(row_key, step), slot)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def draw_noise(key, size):
+    return gumbel(jax.random.fold_in(key, 0), size)
+
+
+@jax.jit
+def draw_uniform(key):
+    return jax.random.uniform(jax.random.fold_in(key, 1))
 
 
 def softmax(logits):
@@ -89,19 +101,24 @@ def plain_loop(logits_of, prompt, config, model, attention_mask=None, row_keys=N
 
 def noise_like(logits, row_keys, step, prompt_length):
     rows, length, vocabulary = logits.shape
-    draw = jax.jit(lambda key: gumbel(jax.random.fold_in(key, 0), vocabulary))
-    out = np.zeros(logits.shape, np.float32)
-    for row in range(rows):
-        for i in range(length):
-            out[row, i] = draw(slot_key(row_keys[row], step, i - prompt_length))
-    return out
+    return np.array(
+        [
+            [
+                draw_noise(slot_key(row_keys[row], step, i - prompt_length), vocabulary)
+                for i in range(length)
+            ]
+            for row in range(rows)
+        ]
+    )
 
 
 def uniform_like(x, row_keys, step, prompt_length):
-    draw = jax.jit(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))
     return np.array(
         [
-            [draw(slot_key(row_keys[row], step, i - prompt_length)) for i in range(x.shape[1])]
+            [
+                draw_uniform(slot_key(row_keys[row], step, i - prompt_length))
+                for i in range(x.shape[1])
+            ]
             for row in range(x.shape[0])
         ]
     )

@@ -179,6 +179,18 @@ def test_holes_in_the_attention_mask_keep_their_places():
     np.testing.assert_array_equal(sample(MODEL, PROMPT, CONFIG, mask), expected)
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+def test_keys_may_be_of_another_kind(rows):
+    config = dataclasses.replace(CONFIG, temperature=2.0)
+    prompt = np.repeat(PROMPT, 2, axis=0)
+    answers = set()
+    for seed in (0, 1):
+        key = jax.random.key(seed, impl="rbg")
+        key = jax.random.split(key, rows) if rows else key
+        answers |= {tuple(row) for row in np.array(sample(MODEL, prompt, config, key=key))}
+    assert len(answers) == 4
+
+
 def test_keys_may_be_raw_bits():
     config = dataclasses.replace(CONFIG, temperature=1.0)
     key = jax.random.key(4)
