@@ -64,7 +64,9 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"unknown verb '{argv[0]}'{hint}")
     # The loader comes after the cheap answers: it imports PyYAML.
     from jaxllada.common.config.load import load_config
+    from jaxllada.common.memory import keep_freed_memory
 
+    keep_freed_memory()
     module = importlib.import_module(VERBS[verb][0])
     config = load_config(
         module.Config, argv[1:], prog=f"jaxllada {verb}", description=module.__doc__

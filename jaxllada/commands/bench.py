@@ -60,9 +60,6 @@ class Config:
 
 def run(config: Config) -> int:
     """Prints what was measured."""
-    from jaxllada.common.memory import keep_freed_memory
-
-    kept = keep_freed_memory()
     import jax
 
     from jaxllada.commands.bench_cases import build_sample, build_train, gemm_flops
@@ -87,7 +84,6 @@ def run(config: Config) -> int:
         "model": config.model_name_or_path,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "dtype": config.dtype,
-        "malloc_keeps_memory": kept,
         **case.facts,
         "compile_seconds": round(case.compile_seconds, 2),
         "seconds_median": ours.median,

@@ -46,9 +46,10 @@ PRESETS: dict[str, ModelConfig] = {
         d_model=32, n_heads=4, n_kv_heads=2, n_layers=2, mlp_hidden_size=64,
         vocab_size=128, max_sequence_length=64,
     ),
+    # Norms on queries and keys: without them so short a training stays longer at the unigrams.
     "quickstart": _small(
-        d_model=256, n_heads=4, n_layers=4, mlp_hidden_size=704,
-        vocab_size=4096, max_sequence_length=256,
+        d_model=128, n_heads=4, n_layers=4, mlp_hidden_size=384,
+        vocab_size=4096, max_sequence_length=256, attention_layer_norm=True,
     ),
     "llada-100m": dataclasses.replace(
         _LLADA_8B, d_model=448, n_heads=7, n_kv_heads=7, n_layers=6, mlp_hidden_size=768,

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# From nothing to a trained and sampled masked-diffusion language model, on two CPU cores:
+#
+#   ./launch/quickstart.sh [--key value ...]     arguments go to `jaxllada pretrain`
+#
+# Text: the Python standard library's documentation, docstrings and sources on this machine.
+# Run again to see the samples; an interrupted run goes on where it was.
+set -euo pipefail
+
+. "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+ensure_venv jax,plot
+cd "$ROOT"
+run=output/quickstart/run
+tokenizer=output/quickstart/tokenizer
+jaxllada() { "$ROOT/.venv/bin/jaxllada" "$@"; }
+
+heading() { printf '\n\033[1m%s\033[0m\n' "$1"; }
+[ -t 1 ] || heading() { printf '\n%s\n' "$1"; }
+
+begin=$SECONDS
+if [ ! -f "$tokenizer/tokenizer.json" ]; then
+    heading "1/4  A tokenizer for the standard library's text"
+    jaxllada tokenizer --dataset_args pystdlib --vocab_size 4096 --output_dir "$tokenizer"
+fi
+
+heading "2/4  Pre-training ($run)"
+jaxllada pretrain configs/pretrain/quickstart.yaml --resume auto "$@"
+
+heading "3/4  Unmasking one sample"
+jaxllada sample --model_name_or_path "$run" --prompt "def read_file(path):" \
+    --gen_length 64 --steps 64 --block_length 64 --temperature 0.5 --seed 1 --animate
+
+heading "4/4  What it learnt"
+jaxllada evaluate --model_name_or_path "$run"
+
+cat <<NEXT
+
+Done in $(((SECONDS - begin) / 60)) min $(((SECONDS - begin) % 60)) s. In $run:
+  loss.png         the curves         samples/      a text for every checkpoint
+  metrics.jsonl    every number       checkpoints/  to go on from
+
+Next:
+  .venv/bin/jaxllada sample --model_name_or_path $run --prompt "class Stack:" --animate
+  .venv/bin/jaxllada evaluate --model_name_or_path $run --help
+  .venv/bin/jaxllada pretrain configs/pretrain/quickstart.yaml --max_steps 20000 \\
+      --output_dir output/longer
+  .venv/bin/jaxllada inspect llada-8b
+NEXT
