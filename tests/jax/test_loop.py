@@ -1,7 +1,6 @@
 """A run is a function of its settings, whether it is stopped, killed, resumed or rolled back."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from jaxllada.train.run_folder import RunFolder
 from tests.jax.tiny_run import (
     DROPPING,
     TINY,
+    Interrupting,
     losses,
     make_config,
     make_rows,
@@ -54,21 +54,6 @@ def _no_picture(monkeypatch):
 
 pytestmark = pytest.mark.usefixtures("_no_picture")
 DRAW = RunFolder.draw_losses
-
-
-class Interrupting:
-    """A source of batches that sends this process a signal while it builds one of them."""
-
-    def __init__(self, source, at, number=signal.SIGTERM):
-        self._source, self._at, self._number = source, at, number
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-    def batch(self, step):
-        if step == self._at:
-            os.kill(os.getpid(), self._number)
-        return self._source.batch(step)
 
 
 class Poisoned:

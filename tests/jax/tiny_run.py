@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +72,18 @@ def read_log(output_dir: Any) -> list[dict[str, Any]]:
 
 def losses(output_dir: Any) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in read_log(output_dir) if "loss" in row}
+
+
+class Interrupting:
+    """A source of batches that sends this process a signal while it builds one of them."""
+
+    def __init__(self, source, at, number=signal.SIGTERM):
+        self._source, self._at, self._number = source, at, number
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def batch(self, step):
+        if step == self._at:
+            os.kill(os.getpid(), self._number)
+        return self._source.batch(step)
