@@ -31,7 +31,7 @@ jaxllada sample --model_name_or_path "$run" --prompt "def read_file(path):" \
     --gen_length 64 --steps 64 --block_length 64 --temperature 0.5 --seed 1 --animate
 
 heading "4/4  What it learnt"
-jaxllada evaluate --model_name_or_path "$run"
+cat "$run/summary.txt"
 
 cat <<NEXT
 

@@ -176,9 +176,10 @@ def _model(config: Any, compute: ComputeConfig, *, sharpness: float) -> MaskPred
     model = make(jax.random.key(config.seed))
     if sharpness == 1.0 or model.ff_out is None:
         return model
-    graph, state = nnx.split(model)
-    state["ff_out"]["weight"].set_value(state["ff_out"]["weight"][...] * sharpness)
-    return nnx.merge(graph, state)
+    graphdef, state = nnx.split(model)
+    weights: Any = nnx.to_pure_dict(state)
+    weights["ff_out"]["weight"] *= sharpness
+    return nnx.merge(graphdef, weights)
 
 
 def _size(model: MaskPredictor) -> dict[str, Any]:

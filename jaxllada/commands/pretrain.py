@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
+from jaxllada.common.manifest import write_atomically
+from jaxllada.common.summary import summary
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxllada.common.tokenizer import Tokenizer
     from jaxllada.train.loop import Outcome, Task
+    from jaxllada.train.run_folder import RunFolder
 
 Config = TrainConfig
 
@@ -60,21 +63,21 @@ def pretrain(config: TrainConfig) -> "Outcome":
     keep_compiled_programs(config.compile_cache_dir)
     task = _task(config, origin, model, tokenizer, mesh)
     outcome = train(config, folder, task, resume_step)
-    _say_what_is_next(config, outcome, task)
+    _conclude(folder)
     return outcome
 
 
-def _say_what_is_next(config: TrainConfig, outcome: "Outcome", task: "Task") -> None:
-    print(f"run folder: {config.output_dir}")
-    if outcome.last is not None:
-        for name, value in task.baselines.items():
-            print(f"{name.removesuffix('_bound')} baseline: {value:.3f} nats/token")
-        if outcome.first is not None:
-            print(f"bound before: {outcome.first.bound:.3f} nats/token")
-        print(
-            f"bound after {outcome.step} steps: {outcome.last.bound:.3f} "
-            f"+- {outcome.last.standard_error:.3f} nats/token"
-        )
+def _conclude(folder: "RunFolder") -> None:
+    """Prints what the run learnt and keeps the table in its folder."""
+    import jax
+
+    if jax.process_index() > 0:
+        return
+    table = summary(folder.metrics)
+    if table:
+        write_atomically(folder.path / "summary.txt", f"{table}\n".encode())
+        print(f"\n{table}")
+    print(f"\nrun folder: {folder.path}")
 
 
 def _check(config: TrainConfig) -> None:

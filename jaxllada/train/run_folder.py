@@ -4,6 +4,7 @@ output_dir/
   config.yaml              merged training settings      config.json   model
   tokenizer.json, ...      tokenizer                     metrics.jsonl, loss.png
   checkpoints/{step}/      training state                samples/step-{step}.txt
+  summary.txt              what it learnt
 """
 
 import contextlib
@@ -27,7 +28,10 @@ FIXED = (
     *("load_preprocessed_data", "insert_eos", "random_length_ratio", "random_length_mode"),
     *("loss_norm", "time_sampling", "time_epsilon", "param_dtype", "ema_decay"),
 )
-_OWN = ("config.yaml", "config.json", "metrics.jsonl", "loss.png", "samples", "profile")
+_OWN = (
+    *("config.yaml", "config.json", "metrics.jsonl", "loss.png", "summary.txt"),
+    *("samples", "profile"),
+)
 
 
 class RunFolder:
