@@ -8,12 +8,14 @@ checkpoints and a text sample for each of them. The folder itself is a model for
 """
 
 import math
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
+from jaxllada.common.notices import notice
 from jaxllada.common.summary import summary
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def run(config: TrainConfig) -> int:
     try:
         outcome = pretrain(config)
     except TrainingDivergedError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 128 + outcome.signal if outcome.signal else 0
 
@@ -101,6 +103,8 @@ def _task(
     rows = load_rows(config.dataset_args, tokenizer, RowOptions.of(config))
     source = train_source(config, rows["train"], model, mesh)
     test = rows.get("test")
+    if test is None and config.eval_strategy != "no":
+        notice("dataset_args has no test split: nothing will be evaluated")
     return Task(
         model=model,
         graphdef=graphdef,

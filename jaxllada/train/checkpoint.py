@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxllada.common.errors import UserError
@@ -69,10 +71,12 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def wait(self) -> None:
-        """Returns when the last save is complete; raises what went wrong with it."""
+        """Returns when the last save is complete everywhere; raises what went wrong with it."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("checkpoint complete")
 
     def close(self) -> None:
         """Waits and stops the thread."""
@@ -84,14 +88,20 @@ class Checkpoints:
     def latest(self, accepts: Callable[[Meta], bool] = lambda _: True) -> int | None:
         """Step of the newest sound checkpoint whose meta data `accepts` takes.
 
-        Warns about every newer one that is not sound.
+        Warns about every newer one that is not sound. Process 0 looks and tells the others.
         """
+        found = self._latest(accepts) if jax.process_index() == 0 else -1
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        return None if found < 0 else found
+
+    def _latest(self, accepts: Callable[[Meta], bool]) -> int:
         for step, path in sorted(step_folders(self.folder).items(), reverse=True):
             if why := fault(path):
                 warn(f"skipping checkpoint {path}: {why}")
             elif accepts(read_meta(path)):
                 return step
-        return None
+        return -1
 
     def meta(self, step: int) -> Meta:
         """What `save` was given beside the arrays."""

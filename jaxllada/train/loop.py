@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -121,10 +122,13 @@ class _Run:
         self.is_main = jax.process_index() == 0
         if self.is_main:
             folder.begin(config, task.model, task.tokenizer, resume)
+        meta = {} if resume is None else self.checkpoints.meta(resume)
+        # Trackers continue a run by its id; a new run in an old folder is not the old run.
+        self.run_id = meta.get("run_id") or f"{folder.path.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.log = self._open_log(resume)
         if resume is not None:
-            self.guard.load(self.checkpoints.meta(resume)["guard"])
-            self.log.load(self.checkpoints.meta(resume)["log"])
+            self.guard.load(meta["guard"])
+            self.log.load(meta["log"])
             self.log.tell(f"continuing after step {resume}")
         self.compiled = Compiled(self._jitted_step(), "training step", self.log.tell)
         self.profiler = Profiler(config.profile_window, folder.path / "profile")
@@ -223,6 +227,7 @@ class _Run:
                 "identity": self.identity,
                 "guard": self.guard.state(),
                 "log": self.log.state(),
+                "run_id": self.run_id,
                 "skipped_in_a_row": int(self.state.skipped),
             }
             metric = self.last.bound if is_measured and self.last is not None else None
@@ -304,6 +309,6 @@ class _Run:
             resume_step=resume,
             is_main=self.is_main,
         )
-        tracking.start(config.to_dict(), config.run_name or self.folder.path.name)
+        tracking.start(config.to_dict(), self.run_id)
         total = self.task.total_steps
         return RunLog(tracking, Progress(total, resume or 0, is_main=self.is_main))

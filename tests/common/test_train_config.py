@@ -81,6 +81,8 @@ def test_every_shipped_config_loads(path):
     ("key", "value"),
     [
         ("max_length", 0),
+        ("seed", -1),
+        ("seed", 2**32),
         ("per_device_train_batch_size", 0),
         ("gradient_accumulation_steps", -1),
         ("learning_rate", -1e-4),
@@ -115,6 +117,7 @@ def test_a_value_that_cannot_work_is_named_with_its_key(key, value):
         {"warmup_ratio": 0.1, "warmup_steps": 5},
         {"lr_scheduler_type": "segments"},
         {"gradient_checkpointing": True, "remat": "dots"},
+        {"streaming": True, "eval_strategy": "epoch"},
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(values):

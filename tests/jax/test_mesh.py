@@ -165,16 +165,18 @@ def test_processes_need_an_address_and_a_number(flags):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    """Two processes with one device each, joined by jax.distributed on this machine."""
+    """Two processes with one device each, joined by jax.distributed; they also resume together."""
     program = """
-        import sys
+        import dataclasses, sys
         from jaxllada.sharding import initialize_distributed
         initialize_distributed("localhost:" + sys.argv[2], 2, int(sys.argv[3]))
         from tests.jax.tiny_run import make_config, run_training
         config = make_config(
             sys.argv[1], mesh_fsdp=2, per_device_train_batch_size=2, max_steps=4, save_steps=2,
-            gradient_accumulation_steps=2, random_length_ratio=0)
+            gradient_accumulation_steps=2, random_length_ratio=0, lr_scheduler_type="constant")
         assert run_training(config).step == 4
+        longer = dataclasses.replace(config, resume="auto", max_steps=6)
+        assert run_training(longer).step == 6
     """
     import socket
 
@@ -195,7 +197,8 @@ def test_two_processes_equal_one(tmp_path):
         for process in both:
             process.kill()
     assert [process.returncode for process in both] == [0, 0], told
-    run_training(make_config(tmp_path / "one", max_steps=4, random_length_ratio=0))
+    settings = {"lr_scheduler_type": "constant", "random_length_ratio": 0, "max_steps": 6}
+    run_training(make_config(tmp_path / "one", **settings))
     got, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
     np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=1e-4)
-    assert (tmp_path / "two" / "checkpoints" / "4" / "manifest.json").is_file()
+    assert (tmp_path / "two" / "checkpoints" / "6" / "manifest.json").is_file()

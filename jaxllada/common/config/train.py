@@ -202,6 +202,11 @@ class TrainConfig:
         self._require("max_steps", self.max_steps == -1 or self.max_steps > 0, "-1 or above 0")
         self._require("num_train_epochs", self.num_train_epochs > 0, "above 0")
         self._require("output_dir", bool(self.output_dir.strip()), "a folder")
+        self._require(
+            "eval_strategy",
+            not (self.eval_strategy == "epoch" and self.streaming),
+            "no or steps beside streaming: true, which has no epochs",
+        )
         self._require("eval_steps", self.eval_steps > 0 or self.eval_strategy != "steps", "above 0")
         for key in ("eval_steps", "save_steps"):
             value = getattr(self, key)
