@@ -183,6 +183,16 @@ def test_a_second_run_does_not_overwrite_the_first_unasked(tmp_path):
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2"}
 
 
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    config = make_config(tmp_path, max_steps=4)
+    expected = run_training(config)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = run_training(dataclasses.replace(config, resume="auto"))
+    assert again.step == 4
+    same_tree(again.params, expected.params)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
 def test_auto_starts_anew_where_there_is_nothing(tmp_path):
     assert run_training(make_config(tmp_path, resume="auto", max_steps=2)).step == 2
 
