@@ -87,15 +87,16 @@ class Options:
 def open_model(options: Options) -> tuple["JaxEngine", "Tokenizer"]:
     """Reads tokenizer and model; raises `UserError` where they are missing or do not fit."""
     from jaxllada.engine import JaxEngine
+    from jaxllada.restore import is_run_folder
     from jaxllada.train.start import find_model, find_tokenizer
 
     origin = find_model(options.model_name_or_path)
-    if origin.kind == "scratch" or origin.folder is None:
+    if not origin.is_trained or origin.folder is None:
         raise UserError(
             f"model_name_or_path={options.model_name_or_path}: there are no weights;"
             " give a released model folder or the output_dir of a run that has saved a checkpoint"
         )
-    if options.average and origin.kind != "run":
+    if options.average and not is_run_folder(origin.folder):
         raise UserError("average=true: only training runs keep an average of their weights")
     tokenizer = find_tokenizer(options.tokenizer_name_or_path, origin)
     tokenizer.agree_with(origin.config)
