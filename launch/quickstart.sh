@@ -28,7 +28,7 @@ jaxllada pretrain configs/pretrain/quickstart.yaml --resume auto "$@"
 
 heading "3/4  Unmasking one sample"
 jaxllada sample --model_name_or_path "$run" --prompt "def read_file(path):" \
-    --gen_length 64 --steps 64 --block_length 64 --temperature 0.5 --seed 1 --animate
+    --gen_length 64 --steps 64 --block_length 16 --temperature 0.5 --seed 1 --animate
 
 heading "4/4  What it learnt"
 cat "$run/summary.txt"

@@ -22,7 +22,7 @@ from jaxllada.models.head import Head, project
 from jaxllada.models.initializers import initial_weight
 from jaxllada.models.linear import dropout
 from jaxllada.models.norm import Norm
-from jaxllada.models.rope import rotation
+from jaxllada.models.rope import Rotation, rotation
 
 AnyArray = Array | np.ndarray
 
@@ -96,23 +96,27 @@ class MaskPredictor(nnx.Module):
         position_ids: Int[AnyArray, "#B L"] | None = None,
         window: Window | None = None,
         blocks: tuple[Block, ...] | None = None,
+        turn: Rotation | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B R D"]:
         """Returns the final normalised activations, of all positions or of a window of rows.
 
         `blocks` replaces the stacked blocks by single ones (`unstacked()`), which CPUs run faster.
+        `turn` replaces `position_ids` by their angles (`rotation(position_ids)`), which a loop over
+        the same positions computes once.
         """
         c = self.config
         keys = (None, None) if key is None else jax.random.split(key)
         x = self.embed(tokens)
         x = dropout(x, c.embedding_dropout, keys[0])
-        if position_ids is None:
-            position_ids = jnp.arange(tokens.shape[1])[None]
+        if turn is None:
+            length = tokens.shape[1]
+            turn = self.rotation(jnp.arange(length)[None] if position_ids is None else position_ids)
         visible, bias = _masks(attention_mask, attention_bias)
         x = run_blocks(
             self.blocks if blocks is None else blocks,
             x,
-            rotation(jnp.asarray(position_ids), c.head_dim, c.rope_theta),
+            turn,
             visible,
             bias,
             remat=self.compute.remat,
@@ -120,6 +124,10 @@ class MaskPredictor(nnx.Module):
             key=keys[1],
         )
         return self.ln_f(x)
+
+    def rotation(self, position_ids: Int[AnyArray, "#B L"]) -> Rotation:
+        """Returns the rotary angles of positions, as cosine and sine."""
+        return rotation(jnp.asarray(position_ids), self.config.head_dim, self.config.rope_theta)
 
     def embed(self, tokens: Int[AnyArray, "B L"]) -> Float[Array, "B L D"]:
         """Looks tokens up, in the activation type."""

@@ -39,9 +39,11 @@ def advance(
     model: Any, inputs: Inputs, state: State, end_step: Int[Array, ""], policy: Policy
 ) -> State:
     """Runs steps until `end_step`, or until nothing is left to fill."""
-    hidden = model.hidden
-    if jax.default_backend() == "cpu":
-        hidden = functools.partial(hidden, blocks=model.unstacked())
+    # Everything a step can share with the others is computed once, before the loop.
+    passes = 2 if policy.is_guided else 1
+    turn = model.rotation(jnp.tile(inputs.positions, (passes, 1)))
+    blocks = model.unstacked() if jax.default_backend() == "cpu" else None
+    hidden = functools.partial(model.hidden, turn=turn, blocks=blocks)
     slots = jnp.arange(state.canvas.shape[1]) - inputs.prompt_length
     head = Head.of(model)
 

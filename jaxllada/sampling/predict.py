@@ -8,6 +8,7 @@ D model width.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
 from jaxllada.sampling.policy import Inputs, Policy
 
 Hidden = Callable[..., Float[Array, "B S D"]]
-"""The model without its head: (tokens, visible, position_ids=, window=) -> rows of the window."""
+"""The model without its head: (tokens, visible, window=) -> rows of the window."""
 
 
 class Prediction(NamedTuple):
@@ -44,12 +45,12 @@ def predict(
 
     `keys` [B, S] hold the randomness of this step, one key per position.
     """
-    visible, positions = inputs.visible, inputs.positions
+    visible = inputs.visible
     if policy.is_guided:
         without_prompt = jnp.where(inputs.known, policy.mask_id, canvas)
         canvas = jnp.concatenate([canvas, without_prompt])
-        visible, positions = jnp.tile(visible, (2, 1)), jnp.tile(positions, (2, 1))
-    states = hidden(canvas, visible, position_ids=positions, window=(start, policy.window))
+        visible = jnp.tile(visible, (2, 1))
+    states = hidden(canvas, visible, window=(start, policy.window))
 
     def read(size: int, states: Array, is_open: Array, keys: Array) -> Prediction:
         index = jnp.argsort(~is_open, axis=1, stable=True)[:, :size]
@@ -65,23 +66,27 @@ def predict(
             *(_scatter(value.reshape(index.shape), index, policy) for value in values)
         )
 
-    sizes = jnp.array(row_buckets(policy.window))
-    branches = [functools.partial(read, size) for size in row_buckets(policy.window)]
+    sizes = row_buckets(policy.window, len(canvas))
+    branches = [functools.partial(read, size) for size in sizes]
     most_open = jnp.max(jnp.sum(is_open, axis=1))
-    prediction = lax.switch(jnp.sum(sizes < most_open), branches, states, is_open, keys)
+    smallest = jnp.sum(jnp.array(sizes) < most_open)
+    prediction = lax.switch(smallest, branches, states, is_open, keys)
     if policy.random_order:
         draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1))))
         prediction = prediction._replace(confidence=draw(keys))
     return prediction
 
 
-def row_buckets(window: int) -> tuple[int, ...]:
+def row_buckets(window: int, batch: int) -> tuple[int, ...]:
     """Sizes the open positions are gathered into, ascending; the last holds the whole window.
 
-    Eighths of the window, and not below four: fewer rows take as long, every size is compiled.
+    About eighths of the window, such that the head multiplies 4, 8 or a multiple of 16 rows
+    (`batch` times the size): CPUs need as long for what lies between.
     """
-    pace = max(4, -(-window // 8))
-    return (*range(pace, window, pace), window)
+    unit = 16 // math.gcd(16, batch)
+    pace = unit * math.ceil(window / 8 / unit)
+    small = [size for size in (4, 8) if size < min(pace, window)]
+    return (*small, *range(pace, window, pace), window)
 
 
 def _scatter(values: Array, index: Int[Array, "B R"], policy: Policy) -> Array:

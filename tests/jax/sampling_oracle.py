@@ -155,9 +155,11 @@ class TableModel(nnx.Module):
     def unstacked(self):
         return None
 
-    def hidden(self, tokens, attention_mask=None, *, position_ids=None, window=None, blocks=None):
-        if position_ids is None:
-            position_ids = jnp.arange(tokens.shape[1])[None]
+    def rotation(self, position_ids):
+        return position_ids
+
+    def hidden(self, tokens, attention_mask=None, *, turn=None, window=None, blocks=None):
+        position_ids = jnp.arange(tokens.shape[1])[None] if turn is None else turn
         effect = self.effect[...][tokens]
         if attention_mask is not None:
             effect = effect * (attention_mask != 0)[..., None]

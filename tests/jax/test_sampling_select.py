@@ -60,10 +60,12 @@ def test_argmax_takes_the_lowest_index_among_equals(vocabulary):
     np.testing.assert_array_equal(first_argmax(jnp.asarray(scores)), np.argmax(scores, axis=0))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 32])
 @pytest.mark.parametrize("window", [1, 2, 5, 8, 32, 48, 128])
-def test_buckets_hold_every_number_of_open_positions(window):
-    sizes = row_buckets(window)
+def test_buckets_hold_every_number_of_open_positions(window, batch):
+    sizes = row_buckets(window, batch)
     assert sizes[-1] == window
     assert all(any(count <= size for size in sizes) for count in range(window + 1))
     assert list(sizes) == sorted(set(sizes))
     assert sizes[0] >= 1
+    assert len(sizes) <= 10
