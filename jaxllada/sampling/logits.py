@@ -43,22 +43,22 @@ def vocabulary_logits(head: Head, rows: Float[Array, "N D"]) -> Float[Array, "V 
 
 
 def read_logits(
-    logits: Float[Array, "V N"], keys: Array, temperature: Float[Array, ""], policy: Policy
+    logits: Float[Array, "V N"], keys: Array | None, temperature: Float[Array, ""], policy: Policy
 ) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
     """Returns the predicted token of each position, and its probability in float32.
 
-    Noise takes part in the choice of the token and not in its probability.
+    Noise, one key per position, takes part in the choice of the token and not in its probability.
     """
     token = lax.broadcasted_iota(jnp.int32, logits.shape, 0)
     if policy.never_eos:
         logits = jnp.where(token == policy.eos_id, -jnp.inf, logits)
     scores = logits
-    if policy.is_noisy:
+    if keys is not None:
         draw = jax.vmap(lambda key: gumbel(jax.random.fold_in(key, 0), len(logits)), out_axes=1)
         scores = logits + temperature * draw(keys)
-    if policy.never_mask:
-        scores = jnp.where(token == policy.mask_id, -jnp.inf, scores)
-    chosen = first_argmax(scores)
+    chosen, peak = first_maximum(scores, policy.mask_id if policy.never_mask else None)
+    if keys is None and not policy.zeroed_ids:
+        return chosen, 1 / jnp.sum(jnp.exp(logits - peak), axis=0)
     for dropped in policy.zeroed_ids:
         logits = jnp.where(token == dropped, -jnp.inf, logits)
     peak = jnp.max(logits, axis=0)
@@ -66,16 +66,27 @@ def read_logits(
     return chosen, jnp.exp(value - peak) / jnp.sum(jnp.exp(logits - peak), axis=0)
 
 
-def first_argmax(scores: Float[Array, "V N"]) -> Int[Array, " N"]:
-    """Returns the lowest index of each column's maximum.
+def first_maximum(
+    scores: Float[Array, "V N"], excluded: int | None = None
+) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
+    """Returns the lowest index of each column's maximum, and the maximum.
 
     In two levels: XLA's own argmax carries an index through the whole column, which CPUs do not
-    vectorise.
+    vectorise. `excluded` is an index that is never returned; only its chunk is looked at twice.
     """
-    width = math.gcd(len(scores), 128)
-    if width < 16:
-        return jnp.argmax(scores, axis=0).astype(jnp.int32)
-    chunks = scores.reshape(-1, width, scores.shape[1])
-    best = jnp.argmax(jnp.max(chunks, axis=1), axis=0)
-    inside = chunks[best, :, jnp.arange(scores.shape[1])]
-    return (best * width + jnp.argmax(inside, axis=1)).astype(jnp.int32)
+    size, columns = scores.shape
+    width = math.gcd(size, 128)
+    chunks = scores.reshape(-1, width, columns)
+    of_chunk = jnp.max(chunks, axis=1)
+    inside = jnp.arange(width)
+    if excluded is not None:
+        home = excluded // width
+        others = jnp.where(home * width + inside[:, None] == excluded, -jnp.inf, chunks[home])
+        of_chunk = of_chunk.at[home].set(jnp.max(others, axis=0))
+    best = jnp.argmax(of_chunk, axis=0)
+    index = best[:, None] * width + inside
+    values = chunks[best, :, jnp.arange(columns)]
+    if excluded is not None:
+        values = jnp.where(index == excluded, -jnp.inf, values)
+    offset = jnp.argmax(values, axis=1)
+    return (best * width + offset).astype(jnp.int32), jnp.max(of_chunk, axis=0)

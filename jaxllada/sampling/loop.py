@@ -66,7 +66,9 @@ def advance(
         is_open = (window == policy.mask_id) & (position < block_end)
         in_block = jnp.sum(is_open & (position >= block_start), axis=1)
         num_masks = jnp.where(call == 0, in_block, state.num_masks)
-        keys = _slot_keys(inputs.keys, state.step, position - inputs.prompt_length)
+        keys = None
+        if policy.is_noisy or policy.random_order:
+            keys = _slot_keys(inputs.keys, state.step, position - inputs.prompt_length)
         prediction = predict(hidden, head, state.canvas, is_open, start, keys, inputs, policy)
         chosen = most_confident(
             prediction.confidence,

@@ -37,13 +37,13 @@ def predict(
     canvas: Int[Array, "B L"],
     is_open: Bool[Array, "B S"],
     start: Int[Array, ""],
-    keys: Array,
+    keys: Array | None,
     inputs: Inputs,
     policy: Policy,
 ) -> Prediction:
     """Calls the model once and reads the open positions of the window that begins at `start`.
 
-    `keys` [B, S] hold the randomness of this step, one key per position.
+    `keys` [B, S] hold the randomness of this step, one key per position; None if nothing is drawn.
     """
     visible = inputs.visible
     if policy.is_guided:
@@ -52,7 +52,7 @@ def predict(
         visible = jnp.tile(visible, (2, 1))
     states = hidden(canvas, visible, window=(start, policy.window))
 
-    def read(size: int, states: Array, is_open: Array, keys: Array) -> Prediction:
+    def read(size: int, states: Array, is_open: Array, keys: Array | None) -> Prediction:
         index = jnp.argsort(~is_open, axis=1, stable=True)[:, :size]
         passes = 2 if policy.is_guided else 1
         rows = jnp.take_along_axis(states, jnp.tile(index, (passes, 1))[..., None], axis=1)
@@ -60,8 +60,9 @@ def predict(
         if policy.is_guided:
             given, unconditional = jnp.split(logits, 2, axis=1)
             logits = unconditional + (inputs.cfg_scale + 1) * (given - unconditional)
-        gathered_keys = jnp.take_along_axis(keys, index, axis=1).reshape(-1)
-        values = read_logits(logits, gathered_keys, inputs.temperature, policy)
+        if keys is not None:
+            keys = jnp.take_along_axis(keys, index, axis=1).reshape(-1)
+        values = read_logits(logits, keys, inputs.temperature, policy)
         return Prediction(
             *(_scatter(value.reshape(index.shape), index, policy) for value in values)
         )
@@ -70,8 +71,10 @@ def predict(
     branches = [functools.partial(read, size) for size in sizes]
     most_open = jnp.max(jnp.sum(is_open, axis=1))
     smallest = jnp.sum(jnp.array(sizes) < most_open)
-    prediction = lax.switch(smallest, branches, states, is_open, keys)
+    noise_keys = keys if policy.is_noisy else None
+    prediction = lax.switch(smallest, branches, states, is_open, noise_keys)
     if policy.random_order:
+        assert keys is not None
         draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1))))
         prediction = prediction._replace(confidence=draw(keys))
     return prediction

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxllada.common.unmasking import transfer_counts
-from jaxllada.sampling.logits import first_argmax
+from jaxllada.sampling.logits import first_maximum
 from jaxllada.sampling.predict import row_buckets
 from jaxllada.sampling.select import most_confident, transfer_count
 
@@ -54,10 +54,18 @@ def test_counts_on_the_device_equal_the_plan_of_the_host(num_masks, steps):
     np.testing.assert_array_equal(counts, transfer_counts(num_masks, steps))
 
 
+@pytest.mark.parametrize("excluded", [None, 0, 5, -1])
 @pytest.mark.parametrize("vocabulary", [7, 96, 512, 1000])
-def test_argmax_takes_the_lowest_index_among_equals(vocabulary):
+def test_argmax_takes_the_lowest_index_among_equals(vocabulary, excluded):
     scores = np.random.default_rng(vocabulary).integers(0, 4, (vocabulary, 50)).astype(np.float32)
-    np.testing.assert_array_equal(first_argmax(jnp.asarray(scores)), np.argmax(scores, axis=0))
+    if excluded is not None:
+        excluded %= vocabulary
+        scores[excluded, ::2] = 9
+    index, value = first_maximum(jnp.asarray(scores), excluded)
+    if excluded is not None:
+        scores[excluded] = -np.inf
+    np.testing.assert_array_equal(index, np.argmax(scores, axis=0))
+    np.testing.assert_array_equal(value, np.max(scores, axis=0))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 32])
