@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    prompt: tuple[str, ...] = ()
-    """Text to continue; may be several, in quotes."""
+    prompt: str = ""
+    """Text to continue."""
     prompts_file: str = ""
     """File with one prompt per line, instead."""
     chat: bool = False
@@ -113,7 +113,7 @@ def _show(config: Config, generation: Generation, tokenizer: "Tokenizer") -> Non
 
 def _prompts(config: Config) -> list[str]:
     if not config.prompts_file:
-        return list(config.prompt) or [""]
+        return [config.prompt]
     try:
         text = Path(config.prompts_file).read_text(encoding="utf-8")
     except OSError as error:

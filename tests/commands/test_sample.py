@@ -63,6 +63,13 @@ def test_samples_do_not_depend_on_the_batch_size(run, batch_size):
     assert len({answer[1:] for answer in answers}) > 1
 
 
+@pytest.mark.parametrize("prompt", ["the cat, the dog", "[1, 2]", "7", "null", "a: b ", "- x"])
+def test_any_text_is_a_prompt(run, prompt):
+    code, out, _ = run("sample", f"--prompt={prompt}", *SHORT)
+    assert code == 0
+    assert out.startswith(prompt)
+
+
 def test_prompts_can_come_from_a_file_or_not_at_all(run, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("the dog\n\nthe log on\n")
