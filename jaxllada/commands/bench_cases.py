@@ -104,14 +104,14 @@ def build_train(config: Any) -> Case:
 
 def build_sample(config: Any) -> Case:
     """One whole generation, greedy, published settings."""
+    settings = SamplingConfig(
+        steps=config.steps, gen_length=config.gen_length, block_length=config.block_length
+    )
     compute = ComputeConfig(dtype=config.dtype, param_dtype=config.dtype)
     model = _model(config, compute, sharpness=config.sharpness)
     rows = config.batch_size or 1
     prompt = np.random.default_rng(config.seed).integers(
         0, min(model.config.vocab_size, model.config.mask_id), (rows, config.prompt_length)
-    )
-    settings = SamplingConfig(
-        steps=config.steps, gen_length=config.gen_length, block_length=config.block_length
     )
     begun = time.perf_counter()
     jax.block_until_ready(sample(model, prompt, settings))

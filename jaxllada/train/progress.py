@@ -14,7 +14,8 @@ class Progress:
 
     def __init__(self, total: int, start: int = 0, *, is_main: bool = True):
         self.total, self.is_main = total, is_main
-        self._start, self._begun = start, time.monotonic()
+        self._last = (start, time.monotonic())
+        self._lines, self._pace = 0, 0.0
         shows_bar = is_main and sys.stderr.isatty()
         self._bar = (
             tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05)
@@ -37,9 +38,12 @@ class Progress:
             notice(f"step {number}/{self.total}  {shown}  left {self._left(number)}")
 
     def _left(self, number: int) -> str:
-        done = max(1, number - self._start)
-        seconds = (time.monotonic() - self._begun) / done * (self.total - number)
-        return tqdm.format_interval(max(0, int(seconds)))
+        """Time left at the recent pace; what came before the first line was mostly compiling."""
+        now = time.monotonic()
+        pace = (now - self._last[1]) / max(1, number - self._last[0])
+        self._last, self._lines = (number, now), self._lines + 1
+        self._pace = pace if self._lines <= 2 else 0.8 * self._pace + 0.2 * pace
+        return tqdm.format_interval(max(0, int(self._pace * (self.total - number))))
 
     def tell(self, message: str) -> None:
         """Prints a line about the run."""
