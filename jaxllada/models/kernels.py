@@ -68,17 +68,17 @@ def _xla(
 ) -> Array:  # fmt: skip
     batch, queries, heads, width = q.shape
     groups = heads // k.shape[2]
-    # [B, kv, G, Q, H] against [B, kv, K, H]: one batched product per key head.
-    q = jnp.moveaxis(q.reshape(batch, queries, -1, groups, width), 1, 3)
-    k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+    # Queries that share a key head stand behind each other: one batched product per key head.
+    q = jnp.swapaxes(q, 1, 2).reshape(batch, -1, groups * queries, width)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     q = q * jnp.asarray(1 / math.sqrt(width), q.dtype) if q.dtype == jnp.float32 else q
-    scores = jnp.einsum("bngqh,bnkh->bngqk", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bnqh,bnkh->bnqk", q, k, preferred_element_type=jnp.float32)
     if q.dtype != jnp.float32:
         scores = scores / math.sqrt(width)
     if bias is not None:
-        scores = scores + _by_group(bias.astype(jnp.float32), groups)
+        scores = scores + _by_key_head(bias.astype(jnp.float32), groups, queries)
     if visible is not None:
-        scores = jnp.where(_by_group(visible, groups), scores, NEVER)
+        scores = jnp.where(_by_key_head(visible, groups, queries), scores, NEVER)
     scores = scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores)
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -86,16 +86,21 @@ def _xla(
     if dropout_rate:
         weights = dropout(weights, dropout_rate, key)
     out = jnp.einsum(
-        "bngqk,bnkh->bngqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+        "bnqk,bnkh->bnqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
-    out = (out / total).astype(v.dtype)
-    return jnp.moveaxis(out, 3, 1).reshape(batch, queries, heads, width)
+    out = (out / total).astype(v.dtype).reshape(batch, heads, queries, width)
+    return jnp.swapaxes(out, 1, 2)
 
 
-def _by_group(x: Array, groups: int) -> Array:
-    if x.shape[1] == 1:
-        return x[:, :, None]
-    return x.reshape(x.shape[0], -1, groups, *x.shape[2:])
+def _by_key_head(x: Array, groups: int, queries: int) -> Array:
+    """[B, heads or 1, Q or 1, K] as [B, kv_heads or 1, groups * Q or 1, K]."""
+    batch, heads, own_queries, keys = x.shape
+    if groups == 1 or heads == own_queries == 1:
+        return x
+    x = jnp.broadcast_to(x, (batch, heads, queries, keys))
+    if heads == 1:
+        return jnp.tile(x, (1, 1, groups, 1))
+    return x.reshape(batch, -1, groups * queries, keys)
 
 
 def _splash(q: Array, k: Array, v: Array, visible: Array | None) -> Array:

@@ -12,6 +12,7 @@ from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.presets import preset
 from jaxllada.common.counting import count_parameters
 from jaxllada.common.errors import UserError
+from jaxllada.models.kernels import attend
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
 
 TINY = preset("tiny")
@@ -203,3 +204,23 @@ def test_an_initialiser_the_release_refuses_is_refused():
 def test_a_kernel_of_other_hardware_is_refused_by_name(kernel):
     with pytest.raises(UserError, match=f"attention='{kernel}' needs"):
         make(attention=kernel)(TOKENS)
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("bias_heads", [1, 4])
+@pytest.mark.parametrize("queries", [1, 12])
+def test_biases_reach_the_right_heads_when_key_heads_are_shared(n_kv_heads, bias_heads, queries):
+    """Against the released way: key heads repeated, then one softmax per query head."""
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        rng.normal(size=(2, 12, heads, 8)).astype(np.float32)
+        for heads in (4, n_kv_heads, n_kv_heads)
+    )
+    bias = rng.normal(size=(2, bias_heads, queries, 12)).astype(np.float32)
+    visible = rng.random((2, bias_heads, queries, 12)) < 0.7
+    out = attend(*map(jnp.asarray, (q, k, v)), visible=jnp.asarray(visible), bias=jnp.asarray(bias))
+    k, v = (np.repeat(x, 4 // n_kv_heads, axis=2) for x in (k, v))
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(8) + bias
+    odds = np.where(visible, np.exp(scores), 0)
+    expected = np.einsum("bhqk,bkhd->bqhd", odds / odds.sum(-1, keepdims=True), v)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
