@@ -4,6 +4,8 @@ A contestant is a function of this process or another program that speaks one li
 (`Worker`), for code that lives in another environment.
 """
 
+import contextlib
+import ctypes
 import json
 import resource
 import shlex
@@ -13,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jaxllada.common.errors import UserError
@@ -64,8 +67,20 @@ def speed_ratio(times: Times, base: Times) -> float:
     return statistics.median(b / a for a, b in zip(times.seconds, base.seconds, strict=True))
 
 
+def forget_peak_memory() -> None:
+    """Returns free memory to the system and, on Linux, starts `peak_memory` anew."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
+    """Largest resident size of this process, in bytes; since `forget_peak_memory` on Linux."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 

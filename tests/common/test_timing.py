@@ -6,7 +6,14 @@ import time
 import pytest
 
 from jaxllada.common.errors import UserError
-from jaxllada.common.timing import Times, Worker, speed_ratio, take_turns
+from jaxllada.common.timing import (
+    Times,
+    Worker,
+    forget_peak_memory,
+    peak_memory,
+    speed_ratio,
+    take_turns,
+)
 
 ECHO = """
 import json, sys
@@ -66,3 +73,14 @@ def test_a_worker_that_does_not_speak_json_is_refused(program):
 def test_a_worker_that_does_not_exist_is_refused():
     with pytest.raises(UserError, match="beside='no-such-program' cannot be started"):
         Worker("no-such-program", {})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are reset on Linux only")
+def test_a_peak_is_seen_and_can_be_forgotten():
+    forget_peak_memory()
+    before = peak_memory()
+    block = bytearray(200_000_000)
+    assert peak_memory() - before > 150_000_000
+    del block
+    forget_peak_memory()
+    assert peak_memory() - before < 100_000_000
