@@ -161,11 +161,17 @@ def train_step(
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-    direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = descend(state.params, direction, learning_rate)
-    ema = None if state.ema is None else average(state.ema, params, ema_decay, state.step)
-    new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, old)
+    def update(_: None) -> tuple[Tree, Any, Tree]:
+        direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = descend(state.params, direction, learning_rate)
+        ema = None if state.ema is None else average(state.ema, params, ema_decay, state.step)
+        return params, opt_state, ema
+
+    def keep(_: None) -> tuple[Tree, Any, Tree]:
+        return state.params, state.opt_state, state.ema
+
+    # A branch, not a selection: one copy of the state at a time, updated in place.
+    params, opt_state, ema = jax.lax.cond(is_finite, update, keep, None)
 
     skipped = jnp.where(is_finite, 0, state.skipped + 1)
     skipped_total = state.skipped_total + jnp.where(is_finite, 0, 1)
