@@ -40,17 +40,16 @@ class Times:
 
 
 def take_turns(
-    contestants: Mapping[str, Call], *, rounds: int, warmup: int = 1, pause: float = 0.0
+    contestants: Mapping[str, Call], *, rounds: int, warmup: int = 1
 ) -> dict[str, Times]:
     """Calls every contestant once a round; a call ends when its result is there.
 
     A call that returns a mapping with `seconds` has timed itself (a `Worker` does, so that the
-    pipe is not counted). `pause` seconds lie before each call, for machines that throttle.
+    pipe is not counted).
     """
     times = {name: Times() for name in contestants}
     for round_number in range(warmup + rounds):
         for name, call in contestants.items():
-            time.sleep(pause)
             begun = time.perf_counter()
             result = call()
             seconds = time.perf_counter() - begun

@@ -130,11 +130,6 @@ def _add(flags: dict[str, Entry], key: Key, value: Any) -> None:
     flags[key.name] = Entry(value, f"--{key.name}")
 
 
-def _is_near(name: str, keys: dict[str, Key]) -> bool:
-    """Whether a name is a key or a misspelt one, rather than part of a plain argument."""
-    return name in keys or bool(nearest(name, keys))
-
-
 def _known(name: str, keys: dict[str, Key], word: str) -> Key:
     found = keys.get(name) or keys.get(name.replace("-", "_"))
     if found is None:

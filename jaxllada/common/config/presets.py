@@ -46,7 +46,7 @@ PRESETS: dict[str, ModelConfig] = {
         d_model=32, n_heads=4, n_kv_heads=2, n_layers=2, mlp_hidden_size=64,
         vocab_size=128, max_sequence_length=64,
     ),
-    # Norms on queries and keys: without them so short a training stays longer at the unigrams.
+    # Norms on queries and keys help so short a training off the plateau of the unigrams.
     "quickstart": _small(
         d_model=128, n_heads=4, n_layers=4, mlp_hidden_size=384,
         vocab_size=4096, max_sequence_length=256, attention_layer_norm=True,
