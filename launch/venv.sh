@@ -1,9 +1,11 @@
-# Sourced by the other scripts: makes .venv beside this folder and installs the package into it.
+# Sourced by the other scripts: makes a virtual environment beside this folder and installs the
+# package into it.
 #
-#   . launch/venv.sh; ensure_venv dev      # extras of pyproject.toml, comma-separated
+#   . launch/venv.sh; ensure_venv dev              # extras of pyproject.toml, comma-separated
+#   . launch/venv.sh; ensure_venv npu .venv-npu    # the same in another environment
 #
-# Sets ROOT (the repository) and PYTHON_BIN (the interpreter of .venv). Installs again only after
-# pyproject.toml or the interpreter changed.
+# Sets ROOT (the repository) and PYTHON_BIN (the interpreter of the environment). Installs again
+# only after pyproject.toml or the interpreter changed.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON_BIN=$ROOT/.venv/bin/python
@@ -24,40 +26,42 @@ find_python() {
 }
 
 make_venv() {
-    local python=$1 boot
-    if "$python" -m venv "$ROOT/.venv" >/dev/null 2>&1; then
+    local python=$1 folder=$2 boot
+    if "$python" -m venv "$folder" >/dev/null 2>&1; then
         return
     fi
     # Some distributions ship Python without ensurepip; virtualenv from pip does the same.
-    rm -rf "$ROOT/.venv"
+    rm -rf "$folder"
     boot=$(mktemp -d)
     "$python" -m pip install --quiet --target "$boot" virtualenv &&
-        PYTHONPATH=$boot "$python" -m virtualenv --quiet "$ROOT/.venv"
+        PYTHONPATH=$boot "$python" -m virtualenv --quiet "$folder"
     local status=$?
     rm -rf "$boot"
     return $status
 }
 
 ensure_venv() {
-    local extras=$1 python stamp wanted log
+    local extras=$1 name=${2:-.venv} folder python stamp wanted log
+    folder=$ROOT/$name
+    PYTHON_BIN=$folder/bin/python
     if [ ! -x "$PYTHON_BIN" ] || ! "$PYTHON_BIN" -m pip --version >/dev/null 2>&1; then
         python=$(find_python) || return
-        say setup "making .venv with $("$python" --version) ($python)"
-        rm -rf "$ROOT/.venv"
-        make_venv "$python" || {
-            say error "could not make .venv: $python has neither venv nor pip"
+        say setup "making $name with $("$python" --version) ($python)"
+        rm -rf "$folder"
+        make_venv "$python" "$folder" || {
+            say error "could not make $name: $python has neither venv nor pip"
             return 2
         }
     fi
-    stamp=$ROOT/.venv/.installed-${extras//,/-}
+    stamp=$folder/.installed-${extras//,/-}
     wanted=$("$PYTHON_BIN" -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read() + sys.version.encode()).hexdigest())' \
         "$ROOT/pyproject.toml") || return
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
-    say setup "installing jaxllada[$extras] into .venv (some minutes the first time)"
-    log=$ROOT/.venv/install.log
+    say setup "installing jaxllada[$extras] into $name (some minutes the first time)"
+    log=$folder/install.log
     if ! "$PYTHON_BIN" -m pip install --disable-pip-version-check --no-input \
         --editable "$ROOT[$extras]" >"$log" 2>&1; then
         tail -n 20 "$log" >&2
