@@ -89,7 +89,10 @@ def check_free_name(path: Path, *, overwrite: bool = False) -> None:
 
 
 def _has_something(work: Path) -> bool:
-    return any(work.glob("[!.]*"))
+    try:
+        return any(not name.startswith(".") for name in os.listdir(work))
+    except OSError:
+        return False
 
 
 def _prepare(work: Path, about: Mapping[str, Any]) -> None:
