@@ -1,4 +1,4 @@
-"""Weights of a training run, read back from its folder as host arrays."""
+"""Weights in orbax files, restored whole: as host arrays, or straight into the shards of a mesh."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,10 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
-from jaxllada.common.manifest import fault, step_folders
-from jaxllada.common.notices import warn
+from jaxllada.common.run.checkpoints import is_run_folder
+from jaxllada.orbax_source import Weights, find_weights, is_checkpoint_folder
 
-CHECKPOINTS = "checkpoints"
-
-
-def is_run_folder(path: str | Path) -> bool:
-    """Whether `path` is the output_dir of a run that has saved something."""
-    return bool(step_folders(Path(path) / CHECKPOINTS))
+__all__ = ["is_checkpoint_folder", "is_run_folder", "load_run_params", "restore_params"]
 
 
 def load_run_params(
@@ -25,27 +20,33 @@ def load_run_params(
 ) -> tuple[dict[str, Any], ModelConfig]:
     """Returns (weights as a nested dict of NumPy arrays, model config) of a run.
 
-    Without `step`, the newest sound checkpoint is read. `average` asks for the exponential average
-    of the weights or for the weights themselves; None takes the average where the run kept one, as
-    its evaluations and samples did. The nested names are those of `nnx.to_pure_dict`.
+    Which weights: see `find_weights`. The nested names are those of `nnx.to_pure_dict`.
     """
-    run_folder = Path(run_folder).absolute()  # orbax refuses relative paths
-    folders = step_folders(run_folder / CHECKPOINTS)
-    if step is not None and step not in folders:
-        listed = ", ".join(map(str, folders)) or "none"
-        raise UserError(f"step={step}: no such checkpoint in {run_folder} (there: {listed})")
-    for number in [step] if step is not None else sorted(folders, reverse=True):
-        if why := fault(folders[number]):
-            warn(f"skipping checkpoint {folders[number]}: {why}")
-            continue
-        return _read_weights(folders[number], average), ModelConfig.from_folder(run_folder)
-    raise UserError(f"{run_folder}: holds no sound checkpoint")
+    found = find_weights(run_folder, step, average=average)
+    return restore_params(found), found.config
 
 
-def _read_weights(folder: Path, average: bool | None) -> dict[str, Any]:
-    shapes = ocp.checkpointables_metadata(str(folder)).metadata
-    if average and "ema" not in shapes:
-        raise UserError(f"{folder}: holds no average of the weights (ema_decay was 0)")
-    part = "ema" if average or (average is None and "ema" in shapes) else "params"
-    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes[part])
-    return ocp.load_checkpointables(str(folder), {part: target})[part]
+def restore_params(found: Weights, like: Any = None) -> Any:
+    """Reads weights into the types and shardings of `like`, on any mesh.
+
+    `like` is a nested dict of arrays or `jax.ShapeDtypeStruct`s with shardings, named as
+    `nnx.to_pure_dict` does; each process reads only what its devices hold. Without it the result
+    are NumPy arrays of the stored types.
+
+    Raises:
+        UserError: names or shapes differ from those of the checkpoint, or its files are damaged.
+    """
+    folder = str(found.folder)
+    if like is None:
+        shapes = ocp.checkpointables_metadata(folder).metadata[found.item]
+        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+    else:
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
+        )
+    try:
+        return ocp.load_checkpointables(folder, {found.item: target})[found.item]
+    except (ValueError, KeyError) as error:
+        cause = error.__cause__ or error.__context__ or error
+        lines = str(cause).strip().splitlines() or [repr(cause)]
+        raise UserError(f"{found.folder / found.item}: cannot be restored: {lines[0]}") from error

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxllada.common.run.metrics import BINS
 from jaxllada.diffusion.chunked import chunked_cross_entropy
 from jaxllada.diffusion.loss import LossNorm, loss_weights
 from jaxllada.models.mask_predictor import MaskPredictor
@@ -25,7 +26,6 @@ from jaxllada.train.state import TrainState
 Tree = Any
 DeviceBatch = Any
 """A `Batch` whose arrays live on devices."""
-BINS = 10
 
 
 class Counts(NamedTuple):

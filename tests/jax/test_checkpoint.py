@@ -136,7 +136,7 @@ def test_a_failing_write_is_raised_at_the_next_wait(open_checkpoints, monkeypatc
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxllada.train.checkpoint.write_manifest", full_disk)
+    monkeypatch.setattr("jaxllada.common.run.checkpoints.write_manifest", full_disk)
     checkpoints.save(1, some_state(1), {})
     with pytest.raises(OSError, match="No space left"):
         checkpoints.wait()

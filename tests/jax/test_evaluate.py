@@ -10,11 +10,13 @@ from flax import nnx
 
 from jaxllada.common.data.batches import evaluation_batches
 from jaxllada.common.errors import UserError
+from jaxllada.common.run.evaluation import baselines, summarize, uniform_bound, unigram_bound
+from jaxllada.common.run.metrics import BINS
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sharding import make_mesh
-from jaxllada.train.evaluate import RowSums, make_evaluator, summarize, uniform_bound, unigram_bound
-from jaxllada.train.inputs import baselines, make_validation
-from jaxllada.train.step import BINS, Counts
+from jaxllada.train.evaluate import RowSums, make_evaluator
+from jaxllada.train.inputs import make_validation
+from jaxllada.train.step import Counts
 from tests.jax.tiny_run import TINY, make_config, make_rows
 
 ROWS = make_rows(7, length=12, seed=3)

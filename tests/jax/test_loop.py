@@ -13,9 +13,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxllada.common.errors import UserError
+from jaxllada.common.run.guard import TrainingDivergedError
+from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.restore import load_run_params
-from jaxllada.train.guard import TrainingDivergedError
-from jaxllada.train.run_folder import RunFolder
 from tests.jax.tiny_run import (
     DROPPING,
     TINY,
@@ -295,7 +295,6 @@ def test_a_profile_window_leaves_a_trace(tmp_path):
 
 PROGRAM = """
 import sys, time
-from jaxllada.train.run_folder import RunFolder
 from tests.jax.tiny_run import make_config, make_task, run_training
 class Slow:
     def __init__(self, source): self._source = source

@@ -16,11 +16,12 @@ from flax import nnx
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch, BatchSource
+from jaxllada.common.run.metrics import BINS
 from jaxllada.diffusion.loss import loss_weights, masked_diffusion_loss
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.train.optim import make_optimizer
 from jaxllada.train.state import initial_state
-from jaxllada.train.step import BINS, loss_and_gradient, token_losses, train_step
+from jaxllada.train.step import loss_and_gradient, token_losses, train_step
 
 TRAIN = TrainConfig(max_grad_norm=0.3)
 TINY = PRESETS["tiny"]

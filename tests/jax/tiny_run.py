@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.train import TrainConfig
+from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.sharding import make_mesh
+from jaxllada.train.checkpoint import Checkpoints
 from jaxllada.train.inputs import make_validation, train_source
 from jaxllada.train.loop import Outcome, Task, train
-from jaxllada.train.run_folder import RunFolder
 from jaxllada.train.start import Origin, compute_config, split_abstract, starting_params
 
 TINY = PRESETS["tiny"]
@@ -60,7 +61,7 @@ def make_task(config: TrainConfig, model: Any = TINY, rows: Any = None, **change
 def run_training(
     config: TrainConfig, model: Any = TINY, rows: Any = None, **changes: Any
 ) -> Outcome:
-    folder = RunFolder(config)
+    folder = RunFolder(config, Checkpoints)
     step = folder.resume_step(config)
     return train(config, folder, make_task(config, model, rows, **changes), step)
 

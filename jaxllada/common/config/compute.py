@@ -1,8 +1,9 @@
 """How a model is computed: precision, attention kernel, what is kept for the backward pass."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -34,3 +35,14 @@ class ComputeConfig:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown: use one of {listed}")
         if self.softmax_dtype != "float32":
             raise UserError(f"softmax_dtype={self.softmax_dtype!r} is unknown: use float32")
+
+
+def compute_config(config: TrainConfig) -> ComputeConfig:
+    """Precision, attention kernel and remat policy of a training run."""
+    choices: dict[str, Any] = {
+        "attention": config.attn_implementation,
+        "remat": config.remat_policy,
+        "dtype": "bfloat16" if config.bf16 else "float32",
+        "param_dtype": config.param_dtype,
+    }
+    return ComputeConfig(**choices)

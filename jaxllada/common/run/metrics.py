@@ -6,19 +6,28 @@ resumed run logs the same lines as an uninterrupted one.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxllada.train.evaluate import shares
-from jaxllada.train.step import BINS, StepMetrics
+from jaxllada.common.run.evaluation import shares
+
+BINS = 10
+"""Bins of the mask rate: bin b counts masked tokens of rows with a rate in [b/10, (b+1)/10)."""
+StepMetrics = Any
+"""A backend's `StepMetrics`: loss, grad_norm, counts (nll, correct, masked), maskable, skipped,
+skipped_total."""
 
 
 class Window:
-    """Sums of the steps since the last line of the log."""
+    """Sums of the steps since the last line of the log.
 
-    def __init__(self) -> None:
+    `fetch` turns the metrics of some steps into ones with numbers or arrays of the host.
+    """
+
+    def __init__(self, fetch: Callable[[list[StepMetrics]], list[StepMetrics]] = list) -> None:
+        self._fetch = fetch
         self._pending: list[StepMetrics] = []
         self._start()
 
@@ -34,7 +43,7 @@ class Window:
 
     def settle(self) -> None:
         """Waits for the steps added so far and sums them in float64, in order."""
-        for step in jax.device_get(self._pending):
+        for step in self._fetch(self._pending):
             self.steps += 1
             self.tokens += float(step.maskable)
             self.skipped_total = int(step.skipped_total)

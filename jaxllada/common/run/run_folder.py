@@ -18,9 +18,8 @@ from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import step_folders, write_atomically
 from jaxllada.common.plots import plot_losses
+from jaxllada.common.run.checkpoints import CHECKPOINTS, Checkpoints
 from jaxllada.common.tokenizer import Tokenizer
-from jaxllada.restore import CHECKPOINTS
-from jaxllada.train.checkpoint import Checkpoints
 
 # Settings that a run may not change on its way: they decide the data, the objective or the arrays.
 FIXED = (
@@ -35,12 +34,15 @@ _OWN = (
 
 
 class RunFolder:
-    """Paths and rules of one run folder; `checkpoints` holds its training states."""
+    """Paths and rules of one run folder; `checkpoints` holds its training states.
 
-    def __init__(self, config: TrainConfig):
+    `kind` is the backend's class of them.
+    """
+
+    def __init__(self, config: TrainConfig, kind: type[Checkpoints]):
         self.path = Path(config.output_dir)
         self.metrics = self.path / "metrics.jsonl"
-        self.checkpoints = Checkpoints(
+        self.checkpoints = kind(
             self.path / CHECKPOINTS, keep=config.save_total_limit, keep_best=config.save_best
         )
 
@@ -109,10 +111,17 @@ class RunFolder:
         write_atomically(self.path / "samples" / f"step-{step}.txt", text.encode())
 
 
-def identity(config: TrainConfig, model: ModelConfig, global_batch: int) -> dict[str, Any]:
+def identity(
+    config: TrainConfig, model: ModelConfig, global_batch: int, backend: str
+) -> dict[str, Any]:
     """What must be the same when a run goes on; kept in every checkpoint."""
     fixed = {key: getattr(config, key) for key in FIXED}
-    return {**fixed, "global batch size": global_batch, "model": model.to_dict()}
+    return {
+        "backend": backend,
+        **fixed,
+        "global batch size": global_batch,
+        "model": model.to_dict(),
+    }
 
 
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:

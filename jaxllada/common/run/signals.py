@@ -2,21 +2,20 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 
 class StopSignal:
     """Notes SIGTERM and Ctrl-C while its `with` block runs; a second Ctrl-C interrupts at once.
 
     `number` is the signal that came, or 0. In a thread other than the main one nothing is noted.
+    `agree` returns the largest of the numbers that the processes of a run give it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[int], int] = int) -> None:
         self.number = 0
+        self._agree = agree
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -36,7 +35,4 @@ class StopSignal:
 
     def agreed(self) -> int:
         """The signal any process has noted; all processes must ask at the same step."""
-        if jax.process_count() > 1:
-            noted = multihost_utils.process_allgather(np.int32(self.number))
-            return int(np.max(noted))
-        return self.number
+        return self._agree(self.number)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxllada.train.guard import Guard, TrainingDivergedError
+from jaxllada.common.run.guard import Guard, TrainingDivergedError
 
 
 def guard(**changes):

@@ -2,18 +2,17 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+from jaxllada.common.run.evaluation import Evaluation
+from jaxllada.common.run.metrics import StepMetrics, Window
+from jaxllada.common.run.progress import Progress
 from jaxllada.common.tracking import Tracking
-from jaxllada.train.evaluate import Evaluation
-from jaxllada.train.metrics import Window
-from jaxllada.train.progress import Progress
-from jaxllada.train.step import StepMetrics
 
 
 class RunLog:
-    """Collects the metrics of steps and writes them where they belong.
+    """Collects the metrics of steps and writes them where they belong; `fetch` as in `Window`.
 
     Tokens per second count training alone: what happens under `pause` is taken off the clock.
     """
@@ -21,9 +20,14 @@ class RunLog:
     EMPTY: ClassVar[dict[str, Any]] = {"tokens": 0.0, "window": Window().state()}
     """State before the first step."""
 
-    def __init__(self, tracking: Tracking, progress: Progress):
+    def __init__(
+        self,
+        tracking: Tracking,
+        progress: Progress,
+        fetch: Callable[[list[StepMetrics]], list[StepMetrics]] = list,
+    ):
         self.tracking, self.progress = tracking, progress
-        self.window, self.tokens = Window(), 0.0
+        self.window, self.tokens = Window(fetch), 0.0
         self.restart_clock()
 
     def restart_clock(self) -> None:

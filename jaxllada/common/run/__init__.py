@@ -1,0 +1,1 @@
+"""A training run without its framework: origin, folder, log, guard, loop."""

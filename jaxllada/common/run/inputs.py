@@ -1,0 +1,59 @@
+"""From prepared rows to what a loop reads: the share of one process in batches and evaluations."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.train import TrainConfig
+from jaxllada.common.data.batches import Batch, BatchSource, StreamSource, evaluation_batches
+
+
+class Share(NamedTuple):
+    """What one process feeds: part `index` of `count`, its `devices` groups with rows of their
+    own (devices that split one row count as one)."""
+
+    index: int
+    count: int
+    devices: int
+
+
+def train_source(
+    config: TrainConfig, rows: Any, model: ModelConfig, share: Share
+) -> BatchSource | StreamSource:
+    """Returns the batches of a run, this process's share of them; `rows` are those of load_rows."""
+    settings: dict[str, Any] = {
+        "seed": config.seed,
+        "micro_batch": config.per_device_train_batch_size * share.devices,
+        "accumulation": config.gradient_accumulation_steps,
+        "shard_index": share.index,
+        "shard_count": share.count,
+        "mask_id": model.mask_id,
+        "pad_id": model.pad_token_id,
+        "max_length": config.max_length,
+        "eps": config.time_epsilon,
+        "time_sampling": config.time_sampling,
+        "random_length_ratio": config.random_length_ratio,
+        "random_length_mode": config.random_length_mode,
+    }
+    if config.streaming:
+        return StreamSource(rows, **settings)
+    return BatchSource(rows, **settings)
+
+
+def validation_batches(
+    config: TrainConfig, rows: Any, model: ModelConfig, share: Share
+) -> Iterator[Batch]:
+    """Returns the batches of one evaluation, this process's share of each."""
+    return evaluation_batches(
+        rows,
+        seed=config.seed,
+        batch_size=config.per_device_eval_batch_size * share.devices,
+        mask_id=model.mask_id,
+        pad_id=model.pad_token_id,
+        max_length=config.max_length,
+        mc=config.eval_mc,
+        max_rows=config.eval_max_rows,
+        eps=config.time_epsilon,
+        shard_index=share.index,
+        shard_count=share.count,
+    )

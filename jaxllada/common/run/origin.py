@@ -1,0 +1,85 @@
+"""What a run starts from: a named shape, released weights or an earlier run; its tokenizer."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.presets import PRESETS
+from jaxllada.common.errors import UserError, nearest
+from jaxllada.common.notices import notice
+from jaxllada.common.run.checkpoints import is_run_folder
+from jaxllada.common.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What `model_name_or_path` names: a shape, or a folder with weights of that shape.
+
+    `folder` is where config.json lies; None for a preset.
+    """
+
+    config: ModelConfig
+    folder: Path | None
+    is_trained: bool = False
+
+
+def find_model(name: str) -> Origin:
+    """Looks a model up: a path first (also below $BASE_MODELS_DIR), then a preset in any case.
+
+    A folder with checkpoints is a run, one with safetensors has weights, one with config.json
+    alone (or that file itself) is a shape to start from.
+    """
+    base = os.environ.get("BASE_MODELS_DIR")
+    for path in [Path(name), *([Path(base) / name] if base else [])]:
+        if path.is_file() and path.name.endswith(".json"):
+            return Origin(ModelConfig.from_folder(path), path.parent)
+        if (path / "config.json").is_file():
+            has_weights = is_run_folder(path) or any(path.glob("*.safetensors"))
+            return Origin(ModelConfig.from_folder(path), path, has_weights)
+    if name.lower() in PRESETS:
+        return Origin(PRESETS[name.lower()], None)
+    if Path(name).is_dir():
+        raise UserError(f"model_name_or_path={name}: the folder has no config.json")
+    raise UserError(
+        f"model_name_or_path={name}: neither a folder with config.json nor one of the presets "
+        f"{', '.join(PRESETS)}{nearest(name, PRESETS)}"
+    )
+
+
+def find_tokenizer(name: str, origin: Origin) -> Tokenizer:
+    """Reads the tokenizer of that folder, or the one beside the model where no name is given."""
+    if name:
+        base = os.environ.get("BASE_MODELS_DIR")
+        inside = Path(base) / name if base and not Path(name).exists() else Path(name)
+        return Tokenizer.from_folder(inside)
+    if origin.folder is not None and (origin.folder / "tokenizer.json").is_file():
+        return Tokenizer.from_folder(origin.folder)
+    where = f"there is none in {origin.folder}" if origin.folder else "a preset has none"
+    raise UserError(
+        f"tokenizer_name_or_path: {where}; give a folder with tokenizer.json "
+        "(`jaxllada tokenizer` trains one)"
+    )
+
+
+def fit_preset(origin: Origin, tokenizer: Tokenizer) -> ModelConfig:
+    """Returns the model config to train, in agreement with the tokenizer.
+
+    A preset is only a shape: its special ids become the tokenizer's. Any other config has to agree
+    already, else UserError.
+    """
+    config = origin.config
+    if origin.folder is None and tokenizer.vocab_size <= config.rows:
+        ids = {
+            "mask_token_id": tokenizer.mask_id,
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+        }
+        if any(getattr(config, key) != value for key, value in ids.items()):
+            notice(
+                "special ids from the tokenizer: "
+                + ", ".join(f"{key}={value}" for key, value in ids.items())
+            )
+            config = dataclasses.replace(config, **ids)
+    tokenizer.agree_with(config)
+    return config
