@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# Trains on Ascend NPUs: one card, all cards of a machine, or several machines.
+#
+#   ./launch/npu_train.sh CONFIG.yaml [--key value ...] [options]
+#   ./launch/npu_train.sh CONFIG.yaml --device cpu                 # no NPU: one CPU process
+#   ./launch/npu_train.sh CONFIG.yaml --nnodes 2 --node_rank 0 --master_addr HOST   # on each
+#
+# Options (also as variables; SLURM's and ModelArts' are understood):
+#   --nproc N          processes, one a card           NPROC_PER_NODE, MA_NUM_GPUS; all cards
+#   --nnodes N         machines                        NNODES, SLURM_NNODES, MA_NUM_HOSTS; 1
+#   --node_rank R      number of this machine          NODE_RANK, SLURM_NODEID, VC_TASK_INDEX
+#   --master_addr HOST machine 0, as all others see it MASTER_ADDR, SLURM, VC_WORKER_HOSTS
+#   --master_port P    a free port there               MASTER_PORT; 29500
+#   --preset NAME      fast, debug or deterministic    PRESET; fast (launch/ascend_env.sh)
+#   --restarts N       starts again after a crash, from the last checkpoint   RESTARTS; 3
+#   --grace SECONDS    time to save after SIGTERM      GRACE; 600
+#   --log_dir DIR      one log per rank                LOG_DIR; output_dir/logs
+#   --verb VERB        what to run                     VERB; pretrain
+#   --skip_checks      do not examine the machine first
+#   --dry_run          print what would be run
+#
+# All other arguments go to `python -m npu_backend VERB`. Exit code: 0 done, 2 wrong input,
+# 128 + signal when stopped with the state saved (go on with --resume auto), else 1.
+set -euo pipefail
+
+. "$(dirname "${BASH_SOURCE[0]}")/ascend_env.sh"
+
+# SLURM lists hosts as node[01-04]; its own tool spells them out.
+slurm_master() {
+    [ -n "${SLURM_JOB_NODELIST:-}" ] || return 0
+    scontrol show hostnames "$SLURM_JOB_NODELIST" 2>/dev/null | head -n 1
+}
+
+nproc=${NPROC_PER_NODE:-${MA_NUM_GPUS:-}}
+nnodes=${NNODES:-${SLURM_NNODES:-${MA_NUM_HOSTS:-1}}}
+node_rank=${NODE_RANK:-${SLURM_NODEID:-${VC_TASK_INDEX:-0}}}
+master_hosts=${VC_WORKER_HOSTS:-}
+master_addr=${MASTER_ADDR:-${master_hosts%%,*}}
+master_port=${MASTER_PORT:-29500}
+preset=${PRESET:-fast}
+restarts=${RESTARTS:-3}
+grace=${GRACE:-600}
+log_dir=${LOG_DIR:-}
+verb=${VERB:-pretrain}
+checks=1
+dry_run=
+arguments=()
+
+while [ $# -gt 0 ]; do
+    option=$1
+    case $option in
+        --nproc=* | --nnodes=* | --node_rank=* | --master_addr=* | --master_port=* | --preset=* | \
+            --restarts=* | --grace=* | --log_dir=* | --verb=*)
+            set -- "${option%%=*}" "${option#*=}" "${@:2}"
+            continue
+            ;;
+        --nproc | --nnodes | --node_rank | --master_addr | --master_port | --preset | --restarts | \
+            --grace | --log_dir | --verb)
+            if [ $# -lt 2 ]; then
+                say error "$option: a value is missing"
+                exit 2
+            fi
+            printf -v "${option#--}" %s "$2"
+            shift
+            ;;
+        --skip_checks) checks= ;;
+        --dry_run) dry_run=1 ;;
+        -h | --help)
+            sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) arguments+=("$option") ;;
+    esac
+    shift
+done
+
+for name in nproc nnodes node_rank master_port restarts grace; do
+    if [ -n "${!name}" ] && ! [[ ${!name} =~ ^[0-9]+$ ]]; then
+        say error "$name=${!name}: expected a whole number"
+        exit 2
+    fi
+done
+if [ "$node_rank" -ge "$nnodes" ]; then
+    say error "node_rank=$node_rank: expected a number below nnodes=$nnodes"
+    exit 2
+fi
+if [ "$nnodes" -gt 1 ]; then
+    [ -n "$master_addr" ] || master_addr=$(slurm_master)
+    if [ -z "$master_addr" ]; then
+        say error "nnodes=$nnodes: give --master_addr, the name of machine 0"
+        exit 2
+    fi
+fi
+
+python=$(npu_python) || exit
+device=$(device_of "${arguments[@]}")
+if [ "$device" = cpu ] || [ "$device" = cuda ]; then
+    export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
+    nproc=${nproc:-1}
+else
+    load_cann
+    ascend_preset "$preset" || exit
+    if [ -z "$nproc" ]; then
+        nproc=$(count_npus)
+        if [ "$nproc" -eq 0 ]; then
+            no_npu "${arguments[*]}" || exit
+        fi
+    fi
+    # Threads of the host share its cores; CPU operators must not each take all of them.
+    threads=$(($(nproc) / nproc))
+    default OMP_NUM_THREADS $((threads > 0 ? threads : 1))
+fi
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+
+if [ -n "$checks" ] && [ "$device" != cpu ] && [ "$device" != cuda ]; then
+    if ! "$python" -m npu_backend doctor; then
+        say error "fix the above, or go on regardless with --skip_checks"
+        exit 2
+    fi
+fi
+
+if [ -z "$log_dir" ]; then
+    for ((i = 0; i < ${#arguments[@]}; i++)); do
+        case ${arguments[i]} in
+            --output_dir) log_dir=${arguments[i + 1]:-} ;;
+            --output_dir=* | output_dir=*) log_dir=${arguments[i]#*=} ;;
+            *.yaml | *.yml)
+                if [ -f "${arguments[i]}" ]; then
+                    found=$(sed -n 's/^output_dir: *"\{0,1\}\([^"#]*[^"# ]\).*/\1/p' "${arguments[i]}")
+                    log_dir=${log_dir:-$found}
+                fi
+                ;;
+        esac
+    done
+    log_dir=${log_dir:-output}/logs
+fi
+
+launcher=("$python" -m torch.distributed.run --nproc-per-node "$nproc"
+    --max-restarts "$restarts" --monitor-interval 1
+    --log-dir "$log_dir" --redirects 3 --tee 0:3 --local-ranks-filter 0)
+if "$python" -m torch.distributed.run --help 2>/dev/null | grep -q -- --shutdown-timeout; then
+    launcher+=(--shutdown-timeout "$grace")
+fi
+if [ "$nnodes" -eq 1 ]; then
+    launcher+=(--standalone)
+else
+    launcher+=(--nnodes "$nnodes" --node-rank "$node_rank" --rdzv-backend c10d
+        --rdzv-endpoint "$master_addr:$master_port"
+        --rdzv-id "${SLURM_JOB_ID:-${MA_VJ_NAME:-jaxllada}}"
+        --rdzv-conf "is_host=$([ "$node_rank" -eq 0 ] && echo true || echo false)")
+fi
+launcher+=(-m npu_backend "$verb" "${arguments[@]}")
+
+if [ -n "$dry_run" ]; then
+    printf '%q ' "${launcher[@]}"
+    echo
+    exit 0
+fi
+
+mkdir -p "$log_dir"
+# A process that ends for good (wrong input, divergence, a stop on request) says so here; torchrun
+# itself only knows that something failed, and would start it again.
+JAXLLADA_EXIT_FILE=$(mktemp "${TMPDIR:-/tmp}/jaxllada-exit.XXXXXX")
+export JAXLLADA_EXIT_FILE
+child=
+stopped=
+stop() {
+    stopped=$1
+    [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null || true
+}
+trap 'stop TERM' TERM
+trap 'stop INT' INT
+trap 'rm -f "$JAXLLADA_EXIT_FILE"' EXIT
+
+"${launcher[@]}" &
+child=$!
+status=0
+wait "$child" || status=$?
+while [ -n "$stopped" ] && kill -0 "$child" 2>/dev/null; do # wait returns early on a signal
+    status=0
+    wait "$child" || status=$?
+done
+
+if [ -s "$JAXLLADA_EXIT_FILE" ]; then
+    status=$(cat "$JAXLLADA_EXIT_FILE")
+elif [ "$status" -ne 0 ]; then
+    say error "the run failed (exit code $status); the logs of all ranks are in $log_dir"
+fi
+exit "$status"
