@@ -112,9 +112,10 @@ def _install_path(root: Path) -> Path:
 
 def _toolkits(root: Path, env: Mapping[str, str]) -> list[Toolkit]:
     """Every CANN of the usual places and of the variables that set_env.sh sets, each once."""
-    base = root / "usr/local/Ascend"
+    bases = [root / "usr/local/Ascend", *([Path(env["HOME"], "Ascend")] if "HOME" in env else [])]
     places = [Path(env[n]) for n in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME") if env.get(n)]
-    places += sorted(base.glob("ascend-toolkit/*")) + sorted(base.glob("cann*"))
+    for base in bases:
+        places += sorted(base.glob("ascend-toolkit/*")) + sorted(base.glob("cann*"))
     found: dict[Path, Toolkit] = {}
     for place in places:
         files = sorted(place.glob("*-linux/ascend_toolkit_install.info"))
