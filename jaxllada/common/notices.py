@@ -1,6 +1,8 @@
 """One-line notices on stderr that do not tear a progress bar."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
@@ -13,3 +15,13 @@ def notice(message: str) -> None:
 def warn(message: str) -> None:
     """Prints `warning: ...`: something went wrong that the run survives."""
     notice(f"warning: {message}")
+
+
+@contextlib.contextmanager
+def byte_progress(total: int, title: str) -> Iterator[Callable[[int], object]]:
+    """Yields a function that counts bytes; shows a bar of `total` of them on a terminal."""
+    hidden = not sys.stderr.isatty()
+    with tqdm(
+        desc=title, total=total, unit="B", unit_scale=True, dynamic_ncols=True, disable=hidden
+    ) as bar:
+        yield bar.update
