@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from jaxllada.common.config.family import family_of
 from jaxllada.common.errors import UserError
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
@@ -183,26 +184,31 @@ class ModelConfig:
         return cls(**given, extra=extra, _keys=tuple(values))
 
     @classmethod
-    def from_folder(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads `config.json` from a folder, or the file itself."""
+    def from_folder(
+        cls, path: str | os.PathLike[str], *, mask_token_id: int | None = None
+    ) -> "ModelConfig":
+        """Reads `config.json` of either layout from a folder, or the file itself.
+
+        Where the file of a Llama-like model has no `mask_token_id`, its tokenizer files are asked;
+        the argument is for folders where nobody tells it.
+        """
+        # Imported here: both build on this class.
+        from jaxllada.common.config.llama import from_llama
+        from jaxllada.common.config.mask_id import find_mask_id
+
         file = Path(path)
         file = file / "config.json" if file.is_dir() else file
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; a model folder has a config.json")
+        values = read_config_json(file)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{file} is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{file} holds a {type(values).__name__}, expected an object")
-        kind = values.get("model_type", "llada")
-        if kind != "llada" or "d_model" not in values:
-            raise UserError(
-                f"{file}: model_type={kind!r} with these fields is not a dense LLaDA model; "
-                "expected model_type 'llada' with d_model, n_heads, n_layers, ..."
-            )
-        try:
-            return cls.from_dict(values)
+            if family_of(values).layout == "llama":
+                config = from_llama(values)
+                found = find_mask_id(file.parent, config.mask_token_id, mask_token_id)
+                return dataclasses.replace(config, mask_token_id=found)
+            config = cls.from_dict(values)
+            if mask_token_id not in (None, config.mask_token_id):
+                found = find_mask_id(file.parent, config.mask_token_id, mask_token_id)
+                config = dataclasses.replace(config, mask_token_id=found)
+            return config
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
 
@@ -229,6 +235,19 @@ class ModelConfig:
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
         temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, file)
+
+
+def read_config_json(file: Path) -> dict[str, Any]:
+    """Returns the object in a config.json; UserError where there is none."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; a model folder has a config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds a {type(values).__name__}, expected an object")
+    return values
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:

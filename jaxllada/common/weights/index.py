@@ -6,73 +6,97 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxllada.common.errors import UserError
+from jaxllada.common.weights.header import Stored, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 class WeightFolder:
-    """The tensors of a Hugging Face model folder, read one at a time.
+    """The tensors of a Hugging Face model folder, as views of its mapped files.
 
     Opening reads headers only and checks that the index, the files and their contents agree.
 
     Raises:
-        UserError: naming the file and the tensor, for missing or truncated shards, names that the
-            index and the files disagree on, pickled weights, or types other than 16/32-bit floats.
+        UserError: naming the file and the tensor, for missing or damaged shards, names that are in
+            two shards or not where the index says, or pickled weights.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
-        self._file_of = self._locate()
-        self._open: dict[str, Any] = {}
-        for file in sorted(set(self._file_of.values())):
-            self._open[file] = self._open_shard(file)
-        for name, file in self._file_of.items():
-            if name not in self._open[file].keys():  # noqa: SIM118 (not a mapping)
-                raise UserError(f"{self.folder / INDEX}: {name} should be in {file}, but is not")
+        index = self.folder / INDEX
+        table = _weight_map(index) if index.is_file() else None
+        self.files = sorted(set(table.values())) if table is not None else [self._single()]
+        self._tensors: dict[str, Stored] = {}
+        for file in self.files:
+            if not (self.folder / file).is_file():
+                raise UserError(f"{self.folder / file} is missing, but {INDEX} names it")
+            for name, tensor in read_header(self.folder / file).items():
+                if name in self._tensors:
+                    other = self._tensors[name].file.name
+                    raise UserError(f"{self.folder}: {name} is in both {other} and {file}")
+                self._tensors[name] = tensor
+        for name, file in (table or {}).items():
+            if name not in self._tensors or self._tensors[name].file.name != file:
+                raise UserError(f"{index}: {name} should be in {file}, but is not")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all stored tensors."""
-        return tuple(self._file_of)
+        return tuple(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a stored tensor, from the header."""
-        return tuple(self._slice(name).get_shape())
+        return self._tensors[name].shape
+
+    def kind(self, name: str) -> str:
+        """Type of a stored tensor as safetensors spells it, of any that the format knows."""
+        return self._tensors[name].kind
 
     def dtype(self, name: str) -> np.dtype:
-        """Type of a stored tensor, from the header."""
-        kind = self._slice(name).get_dtype()
-        if kind not in _DTYPES:
-            known = ", ".join(_DTYPES)
-            raise UserError(f"{self._file_of[name]}: {name} is stored as {kind}, expected {known}")
-        return np.dtype(_DTYPES[kind])
+        """Type of a stored tensor; raises UserError for other than 16 and 32 bit floats."""
+        return self._tensors[name].dtype
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a stored tensor."""
+        return self._tensors[name].end - self._tensors[name].begin
+
+    def file(self, name: str) -> Path:
+        """The file a tensor is in."""
+        return self._tensors[name].file
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """Reads a tensor, or rows first to last (exclusive) of its first axis."""
-        self.dtype(name)
-        return self._slice(name)[slice(*rows) if rows else slice(None)]
+        """Returns a tensor, or rows first to last (exclusive) of its first axis.
 
-    def _slice(self, name: str) -> Any:
-        return self._open[self._file_of[name]].get_slice(name)
+        A read-only view of the mapped file: pages are read when touched, and the mapping ends with
+        the last view of it, so nothing stays in memory.
+        """
+        tensor = self._tensors[name]
+        shape, begin, count = tensor.shape, tensor.begin, tensor.end - tensor.begin
+        if rows is not None:
+            first, last = rows
+            assert 0 <= first <= last <= shape[0], f"rows {rows} of {name} {shape}"
+            row = count // shape[0] if shape[0] else 0
+            shape, begin, count = (
+                (last - first, *shape[1:]),
+                begin + first * row,
+                row * (last - first),
+            )
+        if not count:
+            return np.empty(shape, tensor.dtype)
+        try:
+            mapped = np.memmap(tensor.file, np.uint8, "r", offset=begin, shape=(count,))
+        except OSError as error:
+            raise UserError(f"{tensor.file} cannot be read: {error.strerror}") from None
+        return np.asarray(mapped).view(tensor.dtype).reshape(shape)
 
-    def _locate(self) -> dict[str, str]:
-        index = self.folder / INDEX
-        if index.is_file():
-            try:
-                table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(f"{index} has no readable weight_map") from None
-            return {str(name): str(file) for name, file in table.items()}
+    def _single(self) -> str:
         if (self.folder / SINGLE).is_file():
-            return dict.fromkeys(self._open_shard(SINGLE).keys(), SINGLE)
+            return SINGLE
         if any(self.folder.glob("*.bin")):
             raise UserError(
                 f"{self.folder} holds pickled weights (*.bin), which can run code when opened: "
@@ -80,14 +104,19 @@ class WeightFolder:
             )
         raise UserError(f"{self.folder} has no weights: expected {SINGLE} or {INDEX}")
 
-    def _open_shard(self, file: str) -> Any:
-        path = self.folder / file
-        if not path.is_file():
-            raise UserError(f"{path} is missing, but {INDEX} names it")
-        try:
-            return safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a complete safetensors file: {error}") from None
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        items = {str(name): str(file) for name, file in table.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index} has no readable weight_map") from None
+    except OSError as error:
+        raise UserError(f"{index} cannot be read: {error.strerror}") from None
+    for name, file in items.items():
+        if Path(file).name != file:
+            raise UserError(f"{index}: {name} points to {file!r}, expected a file of this folder")
+    return items
 
 
 def write_weights(

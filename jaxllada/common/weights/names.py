@@ -1,9 +1,10 @@
-"""Released tensor names and the module paths they belong to: one table, read both ways.
+"""Stored tensor names and the module paths they belong to: a table per family, read both ways.
 
-A released `weight` of a dense layer is [out, in]; modules keep [in, out], hence `transposed`.
+A stored `weight` of a dense layer is [out, in]; modules keep [in, out], hence `transposed`.
 Embedding and head are [rows, width] on both sides. Blocks are stacked on a leading layer axis.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from jaxllada.common.config.model import ModelConfig
@@ -11,7 +12,7 @@ from jaxllada.common.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: released name (with `{layer}` to fill in for blocks) and module path."""
+    """One tensor: stored name (with `{layer}` to fill in for blocks) and module path."""
 
     released: str
     path: tuple[str, ...]
@@ -33,7 +34,7 @@ def llada_table(config: ModelConfig) -> tuple[Entry, ...]:
     """Returns every tensor a dense LLaDA checkpoint of this configuration holds.
 
     A sequential block stores q, k and v as one `att_proj`; those names come from
-    `released_parts`.
+    `released_part`.
     """
     c = config
     block = _ROOT + _block_name(c)
@@ -59,6 +60,62 @@ def llada_table(config: ModelConfig) -> tuple[Entry, ...]:
         if c.include_bias:
             entries.append(Entry(_ROOT + "ff_out.bias", ("ff_out", "bias")))
     return tuple(entries)
+
+
+# Module path (without its leaf) -> name in Hugging Face's Llama classes.
+_LLAMA_NAMES: dict[tuple[str, ...], str] = {
+    ("wte",): "model.embed_tokens",
+    ("blocks", "attn_norm"): "model.layers.{layer}.input_layernorm",
+    ("blocks", "ff_norm"): "model.layers.{layer}.post_attention_layernorm",
+    ("blocks", "attention", "q_proj"): "model.layers.{layer}.self_attn.q_proj",
+    ("blocks", "attention", "k_proj"): "model.layers.{layer}.self_attn.k_proj",
+    ("blocks", "attention", "v_proj"): "model.layers.{layer}.self_attn.v_proj",
+    ("blocks", "attention", "attn_out"): "model.layers.{layer}.self_attn.o_proj",
+    ("blocks", "mlp", "ff_proj"): "model.layers.{layer}.mlp.gate_proj",
+    ("blocks", "mlp", "up_proj"): "model.layers.{layer}.mlp.up_proj",
+    ("blocks", "mlp", "ff_out"): "model.layers.{layer}.mlp.down_proj",
+    ("ln_f",): "model.norm",
+    ("ff_out",): "lm_head",
+}
+
+
+def llama_table(config: ModelConfig) -> tuple[Entry, ...]:
+    """Returns the entries of `llada_table` under the names of Hugging Face's Llama classes.
+
+    Only for configurations those classes can express (`common/config/llama.py`).
+    """
+    entries = []
+    for entry in llada_table(config):
+        module = entry.path if entry.path == ("wte",) else entry.path[:-1]
+        leaf = "bias" if entry.path[-1] == "bias" else "weight"
+        entries.append(dataclasses.replace(entry, released=f"{_LLAMA_NAMES[module]}.{leaf}"))
+    return tuple(entries)
+
+
+def entry_shape(config: ModelConfig, entry: Entry) -> tuple[int, ...]:
+    """Shape of one layer of a tensor in its module: kernels [in, out], embedding [rows, width]."""
+    c = config
+    kv_width = c.kv_heads * c.head_dim
+    inner = c.ffn_width // 2 if c.activation_type == "swiglu" else c.ffn_width
+    matrices = {
+        ("wte",): (c.rows, c.d_model),
+        ("ff_out", "weight"): (c.rows, c.d_model),
+        ("attention", "q_proj", "kernel"): (c.d_model, c.d_model),
+        ("attention", "k_proj", "kernel"): (c.d_model, kv_width),
+        ("attention", "v_proj", "kernel"): (c.d_model, kv_width),
+        ("attention", "attn_out", "kernel"): (c.d_model, c.d_model),
+        ("mlp", "ff_proj", "kernel"): (c.d_model, c.ffn_width),
+        ("mlp", "up_proj", "kernel"): (c.d_model, c.ffn_width),
+        ("mlp", "ff_out", "kernel"): (inner, c.d_model),
+    }
+    path = entry.path[1:] if entry.per_layer else entry.path
+    if path in matrices:
+        return matrices[path]
+    if path == ("ff_out", "bias"):
+        return (c.rows,)
+    if path[-1] == "bias" and (*path[:-1], "kernel") in matrices:
+        return matrices[*path[:-1], "kernel"][-1:]
+    return (kv_width,) if path[-2] == "k_norm" else (c.d_model,)
 
 
 @dataclass(frozen=True)
