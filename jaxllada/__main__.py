@@ -6,14 +6,14 @@ from jaxllada import __version__
 from jaxllada.common.cli import Program
 
 VERBS = {
-    "tokenizer": ("jaxllada.commands.tokenizer", "train a byte-level BPE tokenizer on a data set"),
-    "prepare": ("jaxllada.commands.prepare", "tokenize and pack a data set onto disk"),
+    "tokenizer": ("jaxllada.apps.tokenizer", "train a byte-level BPE tokenizer on a data set"),
+    "prepare": ("jaxllada.apps.prepare", "tokenize and pack a data set onto disk"),
     "pretrain": ("jaxllada.commands.pretrain", "train a model on text"),
     "evaluate": ("jaxllada.commands.evaluate", "measure the bound in nats per token, fixed noise"),
     "sample": ("jaxllada.commands.sample", "generate from prompts"),
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
     "inspect": ("jaxllada.commands.inspect", "count parameters, FLOPs and bytes of a model"),
-    "plot": ("jaxllada.commands.plot", "draw the curves of one or more runs"),
+    "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "bench": ("jaxllada.commands.bench", "measure training and sampling speed on this machine"),
 }
 ALIASES = {"train": "pretrain", "eval": "evaluate"}

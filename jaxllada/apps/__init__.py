@@ -1,1 +1,1 @@
-"""Programs for people, written once against the engine protocol."""
+"""Programs for people, written once for both packages: they need no framework, only an engine."""

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jaxllada.commands import prepare, tokenizer
+from jaxllada.apps import prepare, tokenizer
 from jaxllada.common.config.load import load_config
 from jaxllada.common.data.sources import RowOptions, load_rows
 from jaxllada.common.errors import UserError

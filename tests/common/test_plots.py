@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxllada.commands import plot
+from jaxllada.apps import plot
 from jaxllada.common.curves import Curves, read_curves
 from jaxllada.common.errors import UserError
 from jaxllada.common.plots import _figure, plot_losses

@@ -55,7 +55,7 @@ class Config:
     def __post_init__(self) -> None:
         for key in ("dataset_args", "tokenizer_name_or_path"):
             if not getattr(self, key):
-                raise UserError(f"{key} is missing; see `jaxllada prepare --help`")
+                raise UserError(f"{key} is missing; --help lists every key")
         for key in ("max_length", "num_proc"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: expected at least 1")

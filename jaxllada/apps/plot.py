@@ -20,7 +20,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise UserError("no run given: expected jaxllada plot RUN_DIR [RUN_DIR ...]")
+            raise UserError("no run given: expected plot RUN_DIR [RUN_DIR ...]")
         if Path(self.out).suffix not in ("", ".png", ".svg", ".pdf"):
             raise UserError(f"out={self.out}: expected a name that ends in .png, .svg or .pdf")
 

@@ -1,17 +1,22 @@
 """What `sample` and `chat` share: which model answers, and with which sampling options."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jaxllada.common.config.compute import Dtype
 from jaxllada.common.config.sampling import Compat, Remasking, SamplingConfig
+from jaxllada.common.engine import Engine
 from jaxllada.common.errors import UserError
 
 if TYPE_CHECKING:
     from jaxllada.common.tokenizer import Tokenizer
-    from jaxllada.engine import JaxEngine
 
 USUAL_BLOCK = 32
+
+OpenEngine = Callable[[Any, Path], Engine]
+"""(options, model folder) -> the engine of a backend; raises `UserError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +89,10 @@ class Options:
         )
 
 
-def open_model(options: Options) -> tuple["JaxEngine", "Tokenizer"]:
+def open_model(options: Options, open_engine: OpenEngine) -> "tuple[Engine, Tokenizer]":
     """Reads tokenizer and model; raises `UserError` where they are missing or do not fit."""
-    from jaxllada.engine import JaxEngine
-    from jaxllada.restore import is_run_folder
-    from jaxllada.train.start import find_model, find_tokenizer
+    from jaxllada.common.run.checkpoints import is_run_folder
+    from jaxllada.common.run.origin import find_model, find_tokenizer
 
     origin = find_model(options.model_name_or_path)
     if not origin.is_trained or origin.folder is None:
@@ -100,4 +104,4 @@ def open_model(options: Options) -> tuple["JaxEngine", "Tokenizer"]:
         raise UserError("average=true: only training runs keep an average of their weights")
     tokenizer = find_tokenizer(options.tokenizer_name_or_path, origin)
     tokenizer.agree_with(origin.config)
-    return JaxEngine.from_folder(origin.folder, options.dtype, average=options.average), tokenizer
+    return open_engine(options, origin.folder), tokenizer

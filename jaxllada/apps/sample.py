@@ -1,0 +1,131 @@
+"""Generates text from prompts with any engine: the verb `sample` of both packages.
+
+Answers go to stdout, everything else to stderr.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxllada.apps.answering import OpenEngine, Options, open_model
+from jaxllada.common.answers import until_end
+from jaxllada.common.engine import Generation, check_prompts
+from jaxllada.common.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxllada.common.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Options):
+    """Keys of sample."""
+
+    prompt: str = ""
+    """Text to continue."""
+    prompts_file: str = ""
+    """File with one prompt per line, instead."""
+    chat: bool = False
+    """Put every prompt into the model's chat template."""
+    num_samples: int = 1
+    """Answers per prompt; they differ only with a temperature or random remasking."""
+    batch_size: int = 8
+    """Answers generated at the same time; the results do not depend on it."""
+    animate: bool = False
+    """Play back how the first answer was denoised."""
+    trace: str = ""
+    """File (.npz) for the record of every step of the first answer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("num_samples", "batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.prompt and self.prompts_file:
+            raise UserError("prompt and prompts_file are two ways to give prompts: use one")
+        if self.num_samples > 1 and not self.sampling(room=128).needs_key:
+            raise UserError(
+                f"num_samples={self.num_samples} with temperature=0 gives equal answers:"
+                " set temperature, for example 0.7"
+            )
+        if self.trace and not Path(self.trace).absolute().parent.is_dir():
+            raise UserError(f"trace={self.trace}: its folder does not exist")
+
+
+def run(config: SampleOptions, open_engine: OpenEngine) -> int:
+    """Prints every answer; the text of special tokens is left out."""
+    texts = [text for text in _prompts(config) for _ in range(config.num_samples)]
+    engine, tokenizer = open_model(config, open_engine)
+    prompts = [_encode(text, tokenizer, config.chat) for text in texts]
+    room = engine.config.max_sequence_length - max(map(len, prompts))
+    sampling = config.sampling(room, tokenizer.eot_id)
+    check_prompts(prompts, sampling, engine.config)
+    answers = _Answers(config, tokenizer, is_numbered=len(texts) > 1)
+    for first in range(0, len(texts), config.batch_size):
+        batch = slice(first, first + config.batch_size)
+        generations = engine.generate(prompts[batch], sampling, config.seed, first_row=first)
+        if first == 0:
+            _show(config, generations[0], tokenizer)
+        for text, generation in zip(texts[batch], generations, strict=True):
+            answers.write(text, generation)
+    print(answers.summary(), file=sys.stderr)
+    return 0
+
+
+class _Answers:
+    """Writes answers to stdout and counts what they took."""
+
+    def __init__(self, config: SampleOptions, tokenizer: "Tokenizer", *, is_numbered: bool):
+        self.config, self.tokenizer, self.is_numbered = config, tokenizer, is_numbered
+        self.count = self.tokens = self.calls = 0
+        self.seconds = 0.0
+
+    def write(self, text: str, generation: Generation) -> None:
+        kept = until_end(generation.tokens, self.tokenizer)
+        answer = self.tokenizer.decode(kept, skip_special_tokens=True)
+        if self.is_numbered:
+            print(f"--- {self.count + 1}")
+        print(answer if self.config.chat else text + answer, flush=True)
+        if self.count % self.config.batch_size == 0:  # calls and time are those of the batch
+            self.calls += generation.nfe
+            self.seconds += generation.seconds
+        self.count += 1
+        self.tokens += len(kept)
+
+    def summary(self) -> str:
+        rate = self.tokens / max(self.seconds, 1e-9)
+        return (
+            f"{self.tokens} tokens before the end tokens, {self.calls} model calls,"
+            f" {self.seconds:.1f} s from the first call ({rate:.1f} tokens/s)"
+        )
+
+
+def _show(config: SampleOptions, generation: Generation, tokenizer: "Tokenizer") -> None:
+    if config.trace:
+        generation.trace.save(config.trace)
+    if config.animate:
+        from jaxllada.apps.denoise import play
+
+        play(generation.trace, tokenizer)
+
+
+def _prompts(config: SampleOptions) -> list[str]:
+    if not config.prompts_file:
+        return [config.prompt]
+    try:
+        text = Path(config.prompts_file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"prompts_file={config.prompts_file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"prompts_file={config.prompts_file} is not UTF-8 text") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"prompts_file={config.prompts_file} is empty")
+    return lines
+
+
+def _encode(text: str, tokenizer: "Tokenizer", use_chat: bool) -> list[int]:
+    if use_chat:
+        return tokenizer.chat([{"role": "user", "content": text}])
+    # An empty prompt is the start of a document, which follows the end of another.
+    return tokenizer.encode(text) or [tokenizer.eos_id]
