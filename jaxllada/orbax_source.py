@@ -10,7 +10,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import MANIFEST, fault, step_folders
 from jaxllada.common.notices import warn
 from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder
-from jaxllada.common.weights.names import Entry, llada_table
+from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.orbax_arrays import StoredArray, open_arrays
 from jaxllada.orbax_files import ITEM
 
@@ -103,8 +103,7 @@ class OrbaxSource:
 
     def shape(self, entry: Entry) -> tuple[int, ...]:
         """Shape of one layer."""
-        shape = self._arrays[entry.path].shape
-        return shape[1:] if entry.per_layer else shape
+        return entry_shape(self.config, entry)
 
     def rows(self, entry: Entry) -> int:
         """Rows of a layer that are best read at a time: those of one chunk."""
@@ -140,12 +139,12 @@ def check_arrays(
             f"and {len(unexpected)} unexpected{_some(unexpected)}"
         )
     for path, entry in entries.items():
-        shape = arrays[path].shape
-        layers = shape[0] if entry.per_layer else config.n_layers
-        if layers != config.n_layers:
+        layers = (config.n_layers,) if entry.per_layer else ()
+        expected = (*layers, *entry_shape(config, entry))
+        if arrays[path].shape != expected:
             raise UserError(
-                f"{folder}: {'.'.join(path)} has {layers} layers, "
-                f"but config.json asks for {config.n_layers}"
+                f"{folder}: {'.'.join(path)} has shape {arrays[path].shape}, "
+                f"but config.json asks for {expected}"
             )
 
 

@@ -2,22 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxllada.common.notices import byte_progress
-from jaxllada.common.partial import fingerprint, partial_folder
+from jaxllada.common.partial import partial_folder
 from jaxllada.common.weights.pieces import pieces
 from jaxllada.common.weights.side_files import copy_side_files
+from jaxllada.common.weights.source import Source
+from jaxllada.common.weights.streaming import check_apart, source_fingerprint
 from jaxllada.orbax_files import Leaf, seal_params, write_params
-
-if TYPE_CHECKING:
-    from jaxllada.common.weights.source import Source
 
 
 def to_flax(
-    source: "Source", target: Path, *, dtype: np.dtype | None = None, overwrite: bool = False
+    source: Source, target: Path, *, dtype: np.dtype | None = None, overwrite: bool = False
 ) -> int:
     """Writes the weights of `source` as a folder that `load` and training open.
 
@@ -28,6 +26,7 @@ def to_flax(
     Raises:
         UserError: `target` exists, its disk is full, or the weights do not fit `dtype`.
     """
+    check_apart(source, target)
     entries = {entry.path: entry for entry in source.entries}
     leaves = [
         Leaf(
@@ -49,7 +48,7 @@ def to_flax(
     about = {
         "writes": "orbax params, format 1",
         "source": str(Path(source.path).resolve()),
-        "files": fingerprint(weight_files(source)),
+        "files": source_fingerprint(source),
         "dtype": dtype.name if dtype is not None else None,
     }
     with partial_folder(target, about, needed=total, overwrite=overwrite) as work:
@@ -59,11 +58,3 @@ def to_flax(
         seal_params(work, leaves, {"converted_from": source.kind})
         source.config.save(work)  # last: without it no loader accepts the folder
     return total
-
-
-def weight_files(source: "Source") -> dict[str, Path]:
-    """The files a source reads, by name: what its fingerprint is made of."""
-    folder = Path(getattr(source, "folder", source.path))
-    names = folder.rglob("*") if source.kind in ("orbax", "run") else folder.glob("*.safetensors*")
-    files = {str(path.relative_to(folder)): path for path in names if path.is_file()}
-    return files | {"config.json": Path(source.path) / "config.json"}

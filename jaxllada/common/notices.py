@@ -18,10 +18,14 @@ def warn(message: str) -> None:
 
 
 @contextlib.contextmanager
-def byte_progress(total: int, title: str) -> Iterator[Callable[[int], object]]:
+def byte_progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
     """Yields a function that counts bytes; shows a bar of `total` of them on a terminal."""
     hidden = not sys.stderr.isatty()
     with tqdm(
         desc=title, total=total, unit="B", unit_scale=True, dynamic_ncols=True, disable=hidden
     ) as bar:
-        yield bar.update
+
+        def count(size: int) -> None:
+            bar.update(size)
+
+        yield count

@@ -26,12 +26,16 @@ TYPES: dict[np.dtype, str] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to write: `read` yields C-contiguous arrays that make it up, in order."""
+    """A tensor to write: `read` yields C-contiguous arrays that make it up, in order.
+
+    Within a shard, tensors lie in the order of `place`: equal ones are read from the same array.
+    """
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
     read: Callable[[], Iterable[np.ndarray]]
+    place: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +115,7 @@ def header(tensors: Sequence[Tensor]) -> bytes:
 
 def _aligned(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Wide types first: then every tensor starts at a multiple of its own item size."""
-    return tuple(sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize))
+    return tuple(sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.place)))
 
 
 def _append_tensor(tensor: Tensor, append: Callable[[memoryview], None]) -> None:

@@ -45,6 +45,10 @@ class Source(Protocol):
         """Reads a layer, or rows first to last (exclusive); a view of a mapped file if possible."""
         ...
 
+    def rows(self, entry: Entry) -> int:
+        """Rows that are best read at a time: what one mapping or one chunk holds."""
+        ...
+
     def close(self) -> None:
         """Lets go of the files."""
         ...
@@ -115,9 +119,9 @@ class FolderSource:
             notice(f"{self.path}: {len(differences.ignored)} tensors are left aside ({told})")
         self._parts = self.layout.parts(self.config)
         self._dtypes: dict[tuple[str, ...], np.dtype] = {}
-        for (path, _), part in self._parts.items():
+        for (module, _), part in self._parts.items():
             kind = self.files.dtype(part.name)
-            self._dtypes[path] = np.result_type(self._dtypes.get(path, kind), kind)
+            self._dtypes[module] = np.result_type(self._dtypes.get(module, kind), kind)
         self._has_untested_head = self.config.weight_tying and self.layout.head in self.files.names
 
     @property
@@ -146,6 +150,10 @@ class FolderSource:
                 rows = (part.rows[0] + rows[0], part.rows[0] + rows[1])
             array = self.files.read(part.name, rows or part.rows)
         return array.astype(self._dtypes[entry.path], copy=False)
+
+    def rows(self, entry: Entry) -> int:
+        """All rows: a mapping holds a whole tensor."""
+        return self.shape(entry)[0]
 
     def close(self) -> None:
         """Nothing is held: mappings end with the last view of them."""

@@ -1,0 +1,48 @@
+"""What a conversion asks of a source: which files it reads, and its weights in bounded blocks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxllada.common.errors import UserError
+from jaxllada.common.partial import fingerprint
+from jaxllada.common.weights.layouts import LAYOUTS
+from jaxllada.common.weights.names import Entry
+from jaxllada.common.weights.pieces import cast, copy_tiled, pieces
+from jaxllada.common.weights.source import Source
+
+
+def check_apart(source: Source, target: Path) -> None:
+    """Raises `UserError` where writing `target` would replace what is being read."""
+    read, written = Path(source.path).resolve(), Path(target).resolve()
+    if written in (read, *read.parents):
+        raise UserError(f"{target}: holds the weights that are to be converted; choose another")
+
+
+def source_fingerprint(source: Source) -> str:
+    """Digest of the files that hold the weights and config of a source."""
+    folder = Path(getattr(source, "folder", source.path))
+    names = folder.glob("*.safetensors*") if source.kind in LAYOUTS else folder.rglob("*")
+    files = {str(path.relative_to(folder)): path for path in names if path.is_file()}
+    return fingerprint(files | {"config.json": Path(source.path) / "config.json"})
+
+
+def stored_blocks(
+    source: Source, entry: Entry, layer: int, dtype: np.dtype
+) -> Iterator[np.ndarray]:
+    """Yields one layer as it is stored ([out, in] for kernels) in contiguous blocks of rows."""
+    what, shape, step = ".".join(entry.path), source.shape(entry), source.rows(entry)
+    if step >= shape[0]:
+        block = source.read(entry, layer)
+        yield from pieces(block.T if entry.transposed else block, dtype, what=what)
+        return
+    cuts = [(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+    if not entry.transposed:
+        for cut in cuts:
+            yield from pieces(source.read(entry, layer, cut), dtype, what=what)
+        return
+    out = np.empty(shape[::-1], dtype)
+    for cut in cuts:
+        copy_tiled(out[:, slice(*cut)], cast(source.read(entry, layer, cut), dtype, what).T)
+    yield out
