@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.models.attention import Attention, Window, take_window
-from jaxllada.models.linear import dropout
+from jaxllada.models.linear import PRODUCT, dropout
 from jaxllada.models.mlp import Mlp
 from jaxllada.models.norm import Norm
 from jaxllada.models.rope import Rotation
@@ -92,7 +92,7 @@ def run_blocks(
         return block(x, turn, visible, bias, window=window, key=block_key)
 
     if remat in ("full", "dots"):
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
         step = jax.checkpoint(apply, policy=policy if remat == "dots" else None)
     else:
         step = apply

@@ -6,11 +6,15 @@ Shape letters: I input width, O output width.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.models.initializers import Role, initial_weight
+
+PRODUCT = "product"
+"""Name under which a rematerialisation policy finds the outputs of dense layers."""
 
 
 @jax.custom_vjp
@@ -63,7 +67,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(shape[1:], compute.param_dtype)) if bias else None
 
     def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
-        y = dot(x, self.kernel[...].astype(x.dtype))
+        # Policies that look for dot_general do not see into a custom_vjp: the output has a name.
+        y = checkpoint_name(dot(x, self.kernel[...].astype(x.dtype)), PRODUCT)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 

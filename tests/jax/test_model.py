@@ -84,6 +84,22 @@ def test_position_ids_are_per_row():
         np.testing.assert_allclose(both[row], alone[0], atol=1e-5)
 
 
+def test_each_recomputation_keeps_what_its_name_says():
+    """What blocks keep for the backward pass: their input, the products, all but the scores."""
+
+    def kept(remat):
+        _, pullback = jax.vjp(lambda m: m.hidden(TOKENS), make(remat=remat))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(pullback))
+
+    numbers = 4 * TOKENS.size * TINY.n_layers
+    width, keys = TINY.d_model, TINY.kv_heads * TINY.head_dim
+    # q, the attention's output, k, v, gate and up; nobody needs the last product of a block.
+    products = 2 * width + 2 * keys + 2 * TINY.ffn_width
+    assert kept("dots") - kept("full") == numbers * products
+    assert kept("none") - kept("attention") >= numbers * TINY.n_heads * TOKENS.shape[1]
+    assert kept("dots") < kept("attention")
+
+
 @pytest.mark.parametrize("remat", ["full", "dots", "attention"])
 def test_recomputation_changes_no_gradient(remat):
     def gradient(model):
