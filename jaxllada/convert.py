@@ -1,10 +1,10 @@
-"""Between released model folders and `MaskPredictor`: same weights, same bits, no remote code."""
+"""Between saved weights of any format and `MaskPredictor`: the same bits, and no remote code."""
 
 import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,59 +12,100 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, Sharding
 
 from jaxllada.common.config.compute import ComputeConfig, Dtype
-from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
-from jaxllada.common.weights.index import WeightFolder, write_weights
-from jaxllada.common.weights.names import Entry, Part, llada_table, released_part, stored_names
+from jaxllada.common.run.checkpoints import is_run_folder
+from jaxllada.common.weights.hub import local_folder
+from jaxllada.common.weights.index import write_json
+from jaxllada.common.weights.layouts import StoredTensor, find_layout
+from jaxllada.common.weights.names import Entry, entry_shape, llada_table
+from jaxllada.common.weights.peft import MergedSource, read_adapter
+from jaxllada.common.weights.pieces import cast, pieces
+from jaxllada.common.weights.shards import Tensor, plan_shards, write_shards
+from jaxllada.common.weights.source import Source, holds_model_folders, open_folder
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
-from jaxllada.restore import is_run_folder, load_run_params
+from jaxllada.orbax_source import OrbaxSource, find_weights, is_checkpoint_folder
+from jaxllada.restore import restore_params
+from jaxllada.sharding import shardings
 
-EMBEDDING = "model.transformer.wte.weight"
-HEAD = "model.transformer.ff_out.weight"
+Index = tuple[tuple[int, int], ...]
 
 
 def load(
-    path: str | os.PathLike[str],
+    path_or_id: str | os.PathLike[str],
     dtype: str | None = None,
     *,
     step: int | None = None,
+    average: bool | None = None,
     compute: ComputeConfig | None = None,
+    mesh: Mesh | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    mask_token_id: int | None = None,
 ) -> MaskPredictor:
-    """Reads a model from a released folder or from the folder of a training run.
+    """Reads a model from a model folder, a converted checkpoint, a training run, or the Hub.
 
     Args:
-        path: a folder with `config.json` and safetensors weights, or a run's `output_dir`.
+        path_or_id: a folder with `config.json` and safetensors weights of either layout, what
+            `jaxllada convert` made, a run's `output_dir`, or an id such as `owner/name`.
         dtype: type of weights and activations; the stored type of the embedding by default.
         step: checkpoint of a training run; the newest sound one by default.
+        average: the exponential average of a run's weights; None takes it where the run kept one.
         compute: full compute policy; `dtype` overrides its two types.
+        mesh: spreads the weights over its devices; each process reads only what these hold.
+        adapter: folder or id of a LoRA adapter to add, computed in float32 and rounded once.
+        mask_token_id: id of the mask token, for folders whose files do not tell it.
 
     Raises:
         UserError: missing, unexpected or misshaped tensors (all named together), damaged files.
     """
-    config, stored, read = _open(Path(path), step)
-    kind = dtype or stored
+    path = local_folder(path_or_id)
+    source = open_source(path, step, average=average, mask_token_id=mask_token_id)
+    config = source.config
+    kind = dtype or (compute.param_dtype if compute else source.dtype(source.entries[0]).name)
     if kind not in get_args(Dtype):
         raise UserError(f"dtype={kind!r} is unknown: use one of {', '.join(get_args(Dtype))}")
     if compute is None or dtype is not None:
-        types = {"param_dtype": kind, "dtype": kind}
+        types: dict[str, Any] = {"param_dtype": kind, "dtype": kind}
         compute = dataclasses.replace(compute or ComputeConfig(), **types)
-    values = {e.path: jnp.asarray(read(e), compute.param_dtype) for e in llada_table(config)}
-    return fill(abstract_model(config, compute), values)
+    model = abstract_model(config, compute)
+    places = None if mesh is None else shardings(mesh, nnx.to_pure_dict(nnx.state(model)))
+    if places is not None and isinstance(source, OrbaxSource) and adapter is None:
+        return _restored(model, places, path, step, average)
+    if adapter is not None:
+        source = MergedSource(source, read_adapter(local_folder(adapter), config))
+    param_dtype = jnp.dtype(compute.param_dtype)
+    values = {
+        entry.path: _whole(source, entry, param_dtype)
+        if places is None
+        else _sharded(source, entry, param_dtype, _at(places, entry.path))
+        for entry in source.entries
+    }
+    source.close()
+    return fill(model, values)
 
 
-def _open(folder: Path, step: int | None) -> tuple[ModelConfig, str, Callable[[Entry], np.ndarray]]:
-    """Returns a folder's config, the type of its weights, and a function that reads a tensor."""
-    if is_run_folder(folder):
-        nested, config = load_run_params(folder, step)
-        return config, nested["wte"].dtype.name, lambda entry: _nested(nested, entry.path)
-    if step is not None:
-        raise UserError(f"step={step}: {folder} is not the folder of a training run")
-    config = ModelConfig.from_folder(folder)
-    files = WeightFolder(folder)
-    check_names(config, files)
-    return config, files.dtype(EMBEDDING).name, functools.partial(_stored_value, files, config)
+def open_source(
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    average: bool | None = None,
+    mask_token_id: int | None = None,
+) -> Source:
+    """Opens a checkpoint of any format without reading weights; arguments as in `load`.
+
+    A tied head that is stored as well is compared with the embedding when that is first read.
+    """
+    path = Path(path)
+    is_run = is_run_folder(path)
+    if is_run and not holds_model_folders(path):
+        return OrbaxSource(path, step, average=average)
+    if not is_run and is_checkpoint_folder(path):
+        return OrbaxSource(path, step, average=average)
+    if average:
+        raise UserError(f"average=true: {path} holds no average beside its weights")
+    return open_folder(path, step, mask_token_id=mask_token_id)
 
 
 def fill(model: MaskPredictor, values: dict[tuple[str, ...], jax.Array]) -> MaskPredictor:
@@ -75,16 +116,29 @@ def fill(model: MaskPredictor, values: dict[tuple[str, ...], jax.Array]) -> Mask
     return jax.tree.unflatten(structure, [values[path] for path in paths])
 
 
-def save(model: MaskPredictor, path: str | os.PathLike[str], *, shard_bytes: int = 5 * 10**9):
-    """Writes `config.json` and the weights under their released names.
+def save(
+    model: MaskPredictor,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "llada",
+    shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes `config.json` and the weights: `llada` has the released names, `llama` Llama's.
 
     The folder appears complete or not at all; files that are already there are kept.
+
+    Raises:
+        UserError: the layout cannot express the model, naming the fields.
     """
+    chosen = find_layout(layout)
+    config_json = chosen.write_config(model.config)
+    source = _ModelSource(model)
+    tensors = [_tensor(source, stored) for stored in chosen.tensors(model.config)]
     folder = Path(path)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        write_weights(temporary, released_tensors(model), shard_bytes=shard_bytes)
-        model.config.save(temporary)
+        write_shards(Path(temporary), plan_shards(tensors, shard_bytes))
+        write_json(Path(temporary) / "config.json", config_json)
         folder.mkdir(exist_ok=True)
         for old in [*folder.glob("model*.safetensors"), *folder.glob("model*.index.json")]:
             old.unlink()
@@ -93,72 +147,92 @@ def save(model: MaskPredictor, path: str | os.PathLike[str], *, shard_bytes: int
             os.replace(file, folder / file.name)
 
 
-def released_tensors(model: MaskPredictor) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (released name, array as stored), block by block."""
-    config = model.config
-    fused: dict[str, list[np.ndarray]] = {}
-    for entry in llada_table(config):
-        value = _leaf(model, entry.path)[...]
-        for layer in range(config.n_layers if entry.per_layer else 1):
-            part = released_part(config, entry, layer)
-            array = np.asarray(value[layer] if entry.per_layer else value)
-            array = array.T if entry.transposed else array
-            if part.rows is None:
-                yield part.name, array
-                continue
-            pieces = fused.setdefault(part.name, [])
-            pieces.append(array)
-            if len(pieces) == 3:  # q, k and v come in this order
-                yield part.name, np.concatenate(fused.pop(part.name))
+class _ModelSource:
+    """The weights of a model in memory, a layer at a time."""
+
+    kind = "model"
+
+    def __init__(self, model: MaskPredictor):
+        self.path, self.config, self._model = Path(), model.config, model
+        self.entries = llada_table(model.config)
+
+    def dtype(self, entry: Entry) -> np.dtype:
+        return np.dtype(_leaf(self._model, entry.path).dtype)
+
+    def shape(self, entry: Entry) -> tuple[int, ...]:
+        return entry_shape(self.config, entry)
+
+    def read(self, entry: Entry, layer: int = 0) -> np.ndarray:
+        value = _leaf(self._model, entry.path)[...]
+        return np.asarray(value[layer] if entry.per_layer else value)
 
 
-def check_names(config: ModelConfig, files: WeightFolder) -> None:
-    """Raises `UserError` unless the files hold exactly the tensors of this configuration."""
-    expected, found = set(stored_names(config)), set(files.names)
-    missing, unexpected = sorted(expected - found), sorted(found - expected)
-    if config.weight_tying and HEAD in unexpected:
-        unexpected.remove(HEAD)
-        if not np.array_equal(files.read(HEAD), files.read(EMBEDDING)):
-            raise UserError(
-                f"{files.folder}: {HEAD} differs from the embedding, but weight_tying is true"
-            )
-    if missing or unexpected:
-        raise UserError(
-            f"{files.folder}: {len(missing)} weights missing{_some(missing)} "
-            f"and {len(unexpected)} unexpected{_some(unexpected)}"
-        )
+def _tensor(source: _ModelSource, stored: StoredTensor) -> Tensor:
+    kind = source.dtype(stored.parts[0][0])
+
+    def read() -> Iterator[np.ndarray]:
+        for entry, layer in stored.parts:
+            array = source.read(entry, layer)
+            yield from pieces(array.T if entry.transposed else array, kind)
+
+    return Tensor(stored.name, kind, stored.shape, read)
 
 
-def _stored_value(files: WeightFolder, config: ModelConfig, entry: Entry) -> np.ndarray:
-    layers = range(config.n_layers if entry.per_layer else 1)
-    arrays = [_read(files, config, entry, released_part(config, entry, i)) for i in layers]
-    return np.stack(arrays) if entry.per_layer else arrays[0]
+def _whole(source: Source, entry: Entry, dtype: np.dtype) -> jax.Array:
+    """One leaf on the default device; beside it the host holds one copy and a block."""
+    layers = source.config.n_layers if entry.per_layer else 1
+    out = np.empty((layers, *source.shape(entry)), dtype)
+    for layer in range(layers):
+        first = 0
+        for block in pieces(source.read(entry, layer), dtype, what=".".join(entry.path)):
+            out[layer, first : first + len(block)] = block
+            first += len(block)
+    return jnp.asarray(out if entry.per_layer else out[0])
 
 
-def _read(files: WeightFolder, config: ModelConfig, entry: Entry, part: Part) -> np.ndarray:
-    expected = _stored_shape(config, entry, part)
-    if files.shape(part.name) != expected:
-        raise UserError(
-            f"{files.folder}: {part.name} has shape {files.shape(part.name)}, "
-            f"but config.json asks for {expected}"
-        )
-    array = files.read(part.name, part.rows)
-    return array.T if entry.transposed else array
+def _sharded(source: Source, entry: Entry, dtype: np.dtype, place: Sharding) -> jax.Array:
+    """One leaf over a mesh: every process reads the slices its devices hold, each slice once."""
+    layer_shape = source.shape(entry)
+    shape = (source.config.n_layers, *layer_shape) if entry.per_layer else layer_shape
+
+    @functools.lru_cache(maxsize=1)
+    def layer_of(layer: int, rows: tuple[int, int]) -> np.ndarray:
+        return source.read(entry, layer, rows)
+
+    @functools.cache
+    def read(index: Index) -> np.ndarray:
+        layers = range(*index[0]) if entry.per_layer else range(1)
+        rows, *rest = index[1:] if entry.per_layer else index
+        columns = tuple(slice(*cut) for cut in rest)
+        out = np.empty([len(layers), *(last - first for first, last in (rows, *rest))], dtype)
+        for place, layer in enumerate(layers):
+            block = layer_of(layer, rows)[:, *columns] if columns else layer_of(layer, rows)
+            out[place] = cast(block, dtype, ".".join(entry.path))
+        return out if entry.per_layer else out[0]
+
+    def callback(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = index or (slice(None),) * len(shape)
+        return read(tuple(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True)))
+
+    return jax.make_array_from_callback(shape, place, callback)
 
 
-def _stored_shape(config: ModelConfig, entry: Entry, part: Part) -> tuple[int, ...]:
-    shape = _leaf(_shapes(config), entry.path).shape
-    shape = shape[1:] if entry.per_layer else shape
-    shape = shape[::-1] if entry.transposed else shape
-    if part.rows is None:
-        return shape
-    fused = config.d_model + 2 * config.kv_heads * config.head_dim
-    return (fused, *shape[1:])
+def _restored(
+    model: MaskPredictor, places: Any, path: Path, step: int | None, average: bool | None
+) -> MaskPredictor:
+    graphdef, state = nnx.split(model, nnx.Param)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        nnx.to_pure_dict(state),
+        places,
+    )
+    return nnx.merge(graphdef, restore_params(find_weights(path, step, average=average), like))
 
 
-@functools.lru_cache(maxsize=8)
-def _shapes(config: ModelConfig) -> MaskPredictor:
-    return abstract_model(config)
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
 
 
 def _leaf(model: MaskPredictor, path: tuple[str, ...]) -> nnx.Param:
@@ -166,14 +240,3 @@ def _leaf(model: MaskPredictor, path: tuple[str, ...]) -> nnx.Param:
     for name in path:
         node = getattr(node, name)
     return node
-
-
-def _nested(tree: dict[str, Any], path: tuple[str, ...]) -> np.ndarray:
-    for name in path:
-        tree = tree[name]
-    return np.asarray(tree)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f" ({shown})" if names else ""

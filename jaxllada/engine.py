@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jaxllada import convert, restore
-from jaxllada.common.config.compute import ComputeConfig, Dtype
+from jaxllada import convert
+from jaxllada.common.config.compute import Dtype
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Generation, Update, check_prompts
 from jaxllada.common.unmasking import unmasking_plan
-from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
+from jaxllada.diffusion.likelihood import log_likelihood
+from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sampling.generate import sample_stepwise
 
 
@@ -33,19 +34,12 @@ class JaxEngine:
         *,
         average: bool = False,
     ) -> "JaxEngine":
-        """Reads a released model folder, or the newest sound checkpoint of a training run.
+        """Reads a model of any format `load` takes, or the newest sound checkpoint of a run.
 
         `dtype` is the type of weights and activations, by default the stored one. `average` takes
         the exponential average of a run's weights. Raises `UserError` where something is missing.
         """
-        if not restore.is_run_folder(os.fspath(path)):
-            return cls(convert.load(path, dtype))
-        params, config = restore.load_run_params(os.fspath(path), average=average)
-        stored: Dtype = np.dtype(jax.tree.leaves(params)[0].dtype).name  # type: ignore[assignment]
-        compute = ComputeConfig(param_dtype=dtype or stored, dtype=dtype or stored)
-        graphdef, _ = nnx.split(abstract_model(config, compute), nnx.Param)
-        kind = jnp.dtype(compute.param_dtype)
-        return cls(nnx.merge(graphdef, jax.tree.map(lambda x: jnp.asarray(x, kind), params)))
+        return cls(convert.load(path, dtype, average=average))
 
     @property
     def config(self) -> ModelConfig:
@@ -87,6 +81,12 @@ class JaxEngine:
             Generation(trace.tokens[row].tolist(), trace[row], trace.num_steps, seconds)
             for row in range(len(prompts))
         ]
+
+    def log_likelihood(
+        self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig
+    ) -> float:
+        """See `common.engine.Engine.log_likelihood`."""
+        return log_likelihood(self.model, np.array(prompt, np.int32), np.array(answer), config)
 
 
 def _row_keys(seed: int, first: int, count: int) -> jax.Array:

@@ -58,7 +58,7 @@ def test_an_interrupted_save_leaves_no_folder(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("jaxllada.convert.write_weights", fail)
+    monkeypatch.setattr("jaxllada.convert.write_shards", fail)
     with pytest.raises(OSError, match="No space"):
         save(load(DENSE), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.header import Stored, read_header
@@ -75,24 +74,7 @@ class WeightFolder:
         A read-only view of the mapped file: pages are read when touched, and the mapping ends with
         the last view of it, so nothing stays in memory.
         """
-        tensor = self._tensors[name]
-        shape, begin, count = tensor.shape, tensor.begin, tensor.end - tensor.begin
-        if rows is not None:
-            first, last = rows
-            assert 0 <= first <= last <= shape[0], f"rows {rows} of {name} {shape}"
-            row = count // shape[0] if shape[0] else 0
-            shape, begin, count = (
-                (last - first, *shape[1:]),
-                begin + first * row,
-                row * (last - first),
-            )
-        if not count:
-            return np.empty(shape, tensor.dtype)
-        try:
-            mapped = np.memmap(tensor.file, np.uint8, "r", offset=begin, shape=(count,))
-        except OSError as error:
-            raise UserError(f"{tensor.file} cannot be read: {error.strerror}") from None
-        return np.asarray(mapped).view(tensor.dtype).reshape(shape)
+        return map_tensor(self._tensors[name], rows)
 
     def _single(self) -> str:
         if (self.folder / SINGLE).is_file():
@@ -102,7 +84,29 @@ class WeightFolder:
                 f"{self.folder} holds pickled weights (*.bin), which can run code when opened: "
                 "convert them to safetensors first"
             )
+        if (self.folder / "params" / "_METADATA").is_file():
+            raise UserError(
+                f"{self.folder} holds an orbax checkpoint: "
+                "`jaxllada convert flax-to-hf` makes a model folder of it"
+            )
         raise UserError(f"{self.folder} has no weights: expected {SINGLE} or {INDEX}")
+
+
+def map_tensor(tensor: Stored, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """Returns a read-only view of a tensor in its mapped file, see `WeightFolder.read`."""
+    shape, begin, count = tensor.shape, tensor.begin, tensor.end - tensor.begin
+    if rows is not None:
+        first, last = rows
+        assert 0 <= first <= last <= shape[0], f"rows {rows} of {tensor.name} {shape}"
+        row = count // max(1, shape[0])
+        shape, begin, count = (last - first, *shape[1:]), begin + first * row, row * (last - first)
+    if not count:
+        return np.empty(shape, tensor.dtype)
+    try:
+        mapped = np.memmap(tensor.file, np.uint8, "r", offset=begin, shape=(count,))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{tensor.file} cannot be read: {error}") from None
+    return np.asarray(mapped).view(tensor.dtype).reshape(shape)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -119,39 +123,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     return items
 
 
-def write_weights(
-    folder: str | os.PathLike[str],
-    tensors: Iterable[tuple[str, np.ndarray]],
-    *,
-    shard_bytes: int = 5 * 10**9,
-) -> None:
-    """Writes tensors into shards of at most `shard_bytes` and, if more than one, an index.
-
-    Files get their names only when complete; the index is written last.
-    """
-    folder = Path(folder)
-    shards: list[tuple[Path, list[str], int]] = []
-    pending: dict[str, np.ndarray] = {}
-    size = 0
-    for name, tensor in tensors:
-        if pending and size + tensor.nbytes > shard_bytes:
-            shards.append(_write_shard(folder, len(shards), pending))
-            pending, size = {}, 0
-        pending[name] = np.ascontiguousarray(tensor)
-        size += tensor.nbytes
-    shards.append(_write_shard(folder, len(shards), pending))
-    if len(shards) == 1:
-        os.replace(shards[0][0], folder / SINGLE)
-        return
-    table: dict[str, str] = {}
-    for number, (temporary, names, _) in enumerate(shards, 1):
-        final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        os.replace(temporary, folder / final)
-        table |= dict.fromkeys(names, final)
-    total = sum(size for _, _, size in shards)
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": table})
-
-
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file in one step: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -161,13 +132,3 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _write_shard(
-    folder: Path, number: int, tensors: dict[str, np.ndarray]
-) -> tuple[Path, list[str], int]:
-    temporary = folder / f".model-{number:05d}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    return temporary, list(tensors), sum(tensor.nbytes for tensor in tensors.values())

@@ -12,7 +12,9 @@ import numpy as np
 
 from jaxllada.common.config.model import ModelConfig, read_config_json
 from jaxllada.common.errors import UserError
+from jaxllada.common.manifest import step_folders
 from jaxllada.common.notices import notice
+from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder, sound_checkpoint
 from jaxllada.common.weights.index import WeightFolder
 from jaxllada.common.weights.layouts import Layout, layout_of
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
@@ -74,7 +76,7 @@ class Differences(NamedTuple):
             )
             if names
         ]
-        return "; ".join(told)
+        return " and ".join(told)
 
 
 def compare(config: ModelConfig, layout: Layout, files: WeightFolder) -> Differences:
@@ -121,7 +123,7 @@ class FolderSource:
         self._dtypes: dict[tuple[str, ...], np.dtype] = {}
         for (module, _), part in self._parts.items():
             kind = self.files.dtype(part.name)
-            self._dtypes[module] = np.result_type(self._dtypes.get(module, kind), kind)
+            self._dtypes[module] = _common(self._dtypes.get(module, kind), kind)
         self._has_untested_head = self.config.weight_tying and self.layout.head in self.files.names
 
     @property
@@ -171,9 +173,39 @@ class FolderSource:
                 )
 
 
-def open_folder(path: str | os.PathLike[str], *, mask_token_id: int | None = None) -> FolderSource:
-    """Opens a model folder of either layout: headers only."""
-    return FolderSource(path, mask_token_id=mask_token_id)
+def open_folder(
+    path: str | os.PathLike[str], step: int | None = None, *, mask_token_id: int | None = None
+) -> FolderSource:
+    """Opens a model folder of either layout, or a run whose checkpoints are such folders.
+
+    Reads headers only. `step` chooses the checkpoint of a run, by default the newest sound one.
+
+    Raises:
+        UserError: as `FolderSource`; the checkpoints of a run are orbax files.
+    """
+    path = Path(path)
+    if not is_run_folder(path):
+        if step is not None:
+            raise UserError(f"step={step}: {path} is not the folder of a training run")
+        return FolderSource(path, mask_token_id=mask_token_id)
+    if not holds_model_folders(path):
+        raise UserError(
+            f"{path}: its checkpoints are orbax files; "
+            "`jaxllada convert flax-to-hf` makes a model folder of one"
+        )
+    source = FolderSource(sound_checkpoint(path, step), mask_token_id=mask_token_id)
+    source.kind = "run"
+    return source
+
+
+def holds_model_folders(run_folder: Path) -> bool:
+    """Whether the checkpoints of a run are model folders, as the torch backend writes them."""
+    folders = step_folders(run_folder / CHECKPOINTS).values()
+    return any((folder / "config.json").is_file() for folder in folders)
+
+
+def _common(a: np.dtype, b: np.dtype) -> np.dtype:
+    return a if a == b else np.dtype(np.float32)
 
 
 def _owner(name: str) -> str:

@@ -1,0 +1,304 @@
+"""LoRA adapters in the files of the PEFT library, for either layout of names.
+
+LoRA (arXiv:2106.09685v2, section 4.1) adds scale * B A to a frozen weight [out, in]. Here the
+factors of a module are stacked over the layers, as the weights are: A [layers, r, in] and
+B [layers, out, r]. The output head never takes part: LLaDA's block and head both have an `ff_out`.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxllada.common.config.model import ModelConfig, read_config_json
+from jaxllada.common.errors import UserError
+from jaxllada.common.weights.header import Stored, read_header
+from jaxllada.common.weights.index import map_tensor, write_json
+from jaxllada.common.weights.layouts import LAYOUTS, Layout, find_layout
+from jaxllada.common.weights.names import Entry, entry_shape, llada_table
+from jaxllada.common.weights.source import Source
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."
+
+Module = tuple[str, ...]
+
+# adapter_config.json key -> the values that mean plain LoRA on linear layers.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": (None, "none"),
+    "init_lora_weights": (None, True, False, "gaussian"),
+    **dict.fromkeys(
+        (
+            "fan_in_fan_out", "use_dora", "lora_bias", "use_qalora", "use_bdlora",
+            "modules_to_save", "layers_to_transform", "layer_replication", "rank_pattern",
+            "alpha_pattern", "trainable_token_indices", "target_parameters",
+        ),
+        (None, False, [], {}),
+    ),
+}  # fmt: skip
+
+_OTHER_NAMES = {"o_proj": "attn_out", "gate_proj": "ff_proj", "down_proj": "ff_out"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Factors (A [layers, r, in], B [layers, out, r]) by module path, and their scale."""
+
+    factors: Mapping[Module, tuple[np.ndarray, np.ndarray]]
+    r: int
+    lora_alpha: float
+    use_rslora: bool = False
+    lora_dropout: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def scale(self) -> float:
+        """Factor on B A: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732, th. 3.2)."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def target_paths(config: ModelConfig, names: str) -> tuple[Module, ...]:
+    """Returns the module paths of comma-separated names, or of every linear layer in a block.
+
+    Names are the last ones of either layout (`attn_out` is `o_proj`); `all-linear` takes all.
+
+    Raises:
+        UserError: a name that no block of this model has.
+    """
+    modules = {e.path[-2]: e.path[:-1] for e in llada_table(config) if _is_kernel(e)}
+    if names == "all-linear":
+        return tuple(modules.values())
+    chosen: dict[Module, None] = {}
+    for name in (part.strip() for part in names.split(",")):
+        if name == "att_proj" and config.block_type == "sequential":
+            chosen |= dict.fromkeys(modules[leaf] for leaf in ("q_proj", "k_proj", "v_proj"))
+        elif (leaf := _OTHER_NAMES.get(name, name)) in modules:
+            chosen[modules[leaf]] = None
+        else:
+            listed = ", ".join(modules)
+            raise UserError(f"target_modules={name}: expected all-linear or names of {listed}")
+    return tuple(chosen)
+
+
+def read_adapter(folder: str | os.PathLike[str], config: ModelConfig) -> Adapter:
+    """Reads an adapter for a model of this configuration; names of both layouts are understood.
+
+    Raises:
+        UserError: kinds of adapters other than plain LoRA, factors of the head, names or shapes
+            that do not fit the model, layers left out, damaged files.
+    """
+    folder = Path(folder)
+    values = _read_config(folder)
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise UserError(f"{folder}: an adapter folder has {WEIGHTS} (pickles are not opened)")
+    tensors = read_header(file)
+    pairs = _pairs(file, tensors)
+    where = _modules(config, _layout(pairs))
+    if strange := sorted(pairs.keys() - where.keys()):
+        raise UserError(f"{file}: no linear layer of a block is called {_some(strange)}")
+    r = values["r"]
+    found: dict[Module, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    for name, pair in pairs.items():
+        a, b = (map_tensor(stored) for stored in pair)
+        for entry, layer, rows in where[name]:
+            part = b if rows is None else b[slice(*rows)]
+            width, out = entry_shape(config, entry)
+            if a.shape != (r, width) or part.shape != (out, r):
+                raise UserError(
+                    f"{file}: {name} has factors {a.shape} and {b.shape}, but r={r} and the "
+                    f"model ask for {(r, width)} and {(out, r)} rows each"
+                )
+            found.setdefault(entry.path[:-1], {})[layer] = a, part
+    return Adapter(
+        {module: _stacked(file, config, module, layers) for module, layers in found.items()},
+        r=r,
+        lora_alpha=values["lora_alpha"],
+        use_rslora=bool(values.get("use_rslora")),
+        lora_dropout=float(values.get("lora_dropout") or 0),
+        extra=values,
+    )
+
+
+def write_adapter(
+    folder: str | os.PathLike[str],
+    adapter: Adapter,
+    config: ModelConfig,
+    *,
+    layout: str = "llada",
+    base_model: str | None = None,
+) -> None:
+    """Writes an adapter as `peft.PeftModel.from_pretrained` reads it onto a model of `layout`.
+
+    Raises:
+        UserError: q, k and v of a sequential block, which are stored as one, differ in A.
+    """
+    chosen = find_layout(layout)
+    chosen.write_config(config)  # refuses what the layout cannot express
+    tensors: dict[str, np.ndarray] = {}
+    for stored in chosen.tensors(config):
+        modules = [entry.path[:-1] for entry, _ in stored.parts if _is_kernel(entry)]
+        if not any(module in adapter.factors for module in modules):
+            continue
+        name, layer = stored.name.removesuffix(".weight"), stored.parts[0][1]
+        if not all(module in adapter.factors for module in modules):
+            raise UserError(f"{name} is one layer: adapt q, k and v together or none of them")
+        a = adapter.factors[modules[0]][0][layer]
+        if any(not np.array_equal(adapter.factors[m][0][layer], a) for m in modules):
+            raise UserError(f"{name} is one layer, but its q, k and v differ in A")
+        b = np.concatenate([adapter.factors[module][1][layer] for module in modules])
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a)
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, folder / WEIGHTS)
+    about = {
+        **adapter.extra,
+        "base_model_name_or_path": base_model or adapter.extra.get("base_model_name_or_path"),
+        "peft_type": "LORA",
+        "task_type": adapter.extra.get("task_type"),
+        "r": adapter.r,
+        "lora_alpha": adapter.lora_alpha,
+        "use_rslora": adapter.use_rslora,
+        "lora_dropout": adapter.lora_dropout,
+        "bias": "none",
+        "target_modules": _targets(tensors, chosen),
+        "inference_mode": True,
+    }
+    write_json(folder / CONFIG, about)
+
+
+class MergedSource:
+    """A source with an adapter added: W + scale * B A, in float32."""
+
+    def __init__(self, source: Source, adapter: Adapter):
+        self.source, self.adapter = source, adapter
+        self.path, self.kind, self.config = source.path, source.kind, source.config
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every weight of the configuration."""
+        return self.source.entries
+
+    def dtype(self, entry: Entry) -> np.dtype:
+        """float32 where something was added, so that rounding is left to the reader."""
+        return np.dtype(np.float32) if self._factors(entry) else self.source.dtype(entry)
+
+    def shape(self, entry: Entry) -> tuple[int, ...]:
+        """Shape of one layer."""
+        return self.source.shape(entry)
+
+    def rows(self, entry: Entry) -> int:
+        """Rows that are best read at a time."""
+        return self.source.rows(entry)
+
+    def read(self, entry: Entry, layer: int = 0, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Reads a layer, or rows first to last (exclusive)."""
+        weight = self.source.read(entry, layer, rows)
+        if (factors := self._factors(entry)) is None:
+            return weight
+        a, b = (factor[layer].astype(np.float32) for factor in factors)
+        a = a if rows is None else a[:, slice(*rows)]
+        return weight.astype(np.float32) + np.float32(self.adapter.scale) * (b @ a).T
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self.source.close()
+
+    def _factors(self, entry: Entry) -> tuple[np.ndarray, np.ndarray] | None:
+        return self.adapter.factors.get(entry.path[:-1]) if _is_kernel(entry) else None
+
+
+def _is_kernel(entry: Entry) -> bool:
+    return entry.path[-1] == "kernel"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    values = read_config_json(folder / CONFIG)
+    for key, allowed in _PLAIN.items():
+        if values.get(key) not in allowed:
+            raise UserError(
+                f"{folder / CONFIG}: {key}={values.get(key)!r} is not supported: "
+                f"expected {' or '.join(repr(value) for value in allowed)}"
+            )
+    for key, kinds in (("r", (int,)), ("lora_alpha", (int, float))):
+        value: Any = values.get(key)
+        if type(value) not in kinds or value <= 0:
+            raise UserError(f"{folder / CONFIG}: {key}={value!r}: expected a number above 0")
+    return values
+
+
+def _pairs(file: Path, tensors: Mapping[str, Stored]) -> dict[str, tuple[Stored, Stored]]:
+    """(A, B) by the name of the layer they belong to."""
+    sides: dict[str, dict[str, Stored]] = {}
+    for full, stored in tensors.items():
+        name = full.removeprefix(_PREFIX).replace(".default.weight", ".weight")
+        module, dot, side = name.rpartition(".lora_")
+        if not dot or side not in ("A.weight", "B.weight"):
+            raise UserError(f"{file}: {full} is not a factor of a linear layer (lora_A, lora_B)")
+        # Adapters of a model without head lack the outer name.
+        module = module if module.startswith("model.") or module == "lm_head" else f"model.{module}"
+        sides.setdefault(module, {})[side[0]] = stored
+    if not sides:
+        raise UserError(f"{file}: holds no factors")
+    if single := sorted(name for name, pair in sides.items() if len(pair) < 2):
+        raise UserError(f"{file}: only one factor of {_some(single)}")
+    heads = [layout.head.removesuffix(".weight") for layout in LAYOUTS.values()]
+    if found := [name for name in heads if name in sides]:
+        raise UserError(
+            f"{file}: adapts the output head {found[0]}, which is not supported: "
+            "train it with exclude_modules=['transformer.ff_out', 'lm_head']"
+        )
+    return {name: (pair["A"], pair["B"]) for name, pair in sides.items()}
+
+
+def _layout(pairs: Mapping[str, Any]) -> Layout:
+    is_llada = next(iter(pairs)).startswith("model.transformer.")
+    return LAYOUTS["llada" if is_llada else "llama"]
+
+
+def _modules(
+    config: ModelConfig, layout: Layout
+) -> dict[str, list[tuple[Entry, int, tuple[int, int] | None]]]:
+    """Which (entry, layer, rows of B) a layer of a model folder is made of."""
+    layout.write_config(config)
+    found: dict[str, list[tuple[Entry, int, tuple[int, int] | None]]] = {}
+    parts = layout.parts(config)
+    for entry in filter(_is_kernel, llada_table(config)):
+        for layer in range(config.n_layers):
+            part = parts[entry.path, layer]
+            name = part.name.removesuffix(".weight")
+            found.setdefault(name, []).append((entry, layer, part.rows))
+    return found
+
+
+def _stacked(
+    file: Path,
+    config: ModelConfig,
+    module: Module,
+    layers: Mapping[int, tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    if missing := [str(n) for n in range(config.n_layers) if n not in layers]:
+        raise UserError(f"{file}: {module[-1]} is not adapted in layers {', '.join(missing)}")
+    pairs = [layers[n] for n in range(config.n_layers)]
+    return np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])
+
+
+def _targets(tensors: Mapping[str, Any], layout: Layout) -> list[str] | str:
+    names = sorted({name.split(".")[-3] for name in tensors})
+    if layout.head.split(".")[-2] not in names:
+        return names
+    # A plain `ff_out` would also mean the head.
+    return rf".*\.(?:blocks\.\d+|block_groups\.\d+\.\d+)\.(?:{'|'.join(names)})"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
