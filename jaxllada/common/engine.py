@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int
 
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
@@ -66,6 +67,12 @@ class Engine(Protocol):
         into batches changes nothing. `on_update` is called after every step. Raises `UserError` as
         `check_prompts` does.
         """
+        ...
+
+    def log_likelihood(
+        self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig
+    ) -> float:
+        """Estimates the bound on log p(answer | prompt) in nats (Eq. 6), with the config's seed."""
         ...
 
 

@@ -23,6 +23,8 @@ LengthMode = Literal["sequence", "batch"]
 # One phase has 256 streams. These numbers are part of the definition of the noise: add, never edit.
 TRAIN = 0
 EVAL = 1
+LIKELIHOOD = 2
+SAMPLE = 3
 _TIME, _MASK, _LENGTH, _ORDER, _TURN = range(5)
 
 

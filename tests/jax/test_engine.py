@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from jaxllada import convert
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Engine
 from jaxllada.common.errors import UserError
+from jaxllada.diffusion.likelihood import log_likelihood
 from jaxllada.engine import JaxEngine
 from jaxllada.sampling.generate import sample
 from jaxllada.sampling.loop import advance
@@ -76,6 +78,13 @@ def test_prompts_that_do_not_fit_are_refused_before_compiling(engine, prompts, m
     with pytest.raises(UserError, match=message):
         engine.generate(prompts, CONFIG)
     assert advance._cache_size() == compiled
+
+
+def test_likelihoods_are_those_of_the_estimator(engine):
+    config = LikelihoodConfig(mc_num=4, batch_size=2, seed=5)
+    expected = log_likelihood(engine.model, PROMPTS[2], PROMPTS[1], config)
+    assert engine.log_likelihood(PROMPTS[2], PROMPTS[1], config) == expected < 0
+    assert engine.log_likelihood([], PROMPTS[1], config) != expected
 
 
 def test_a_prompt_may_fill_the_context(engine):

@@ -46,14 +46,14 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "gen_length", "block_length"):
-            if _integer(name, getattr(self, name)) < 1:
+            if integer(name, getattr(self, name)) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("temperature", "cfg_scale"):
-            _non_negative(name, getattr(self, name))
+            non_negative(name, getattr(self, name))
         _one_of("remasking", self.remasking, get_args(Remasking))
         if self.compat is not None:
             _one_of("compat", self.compat, get_args(Compat))
-        if self.eot_token_id is not None and _integer("eot_token_id", self.eot_token_id) < 0:
+        if self.eot_token_id is not None and integer("eot_token_id", self.eot_token_id) < 0:
             raise UserError(f"eot_token_id={self.eot_token_id} must be a token id or null")
         if self.gen_length % self.block_length:
             raise UserError(
@@ -78,7 +78,8 @@ class SamplingConfig:
         return self.temperature > 0 or self.remasking == "random"
 
 
-def _integer(name: str, value: Any) -> int:
+def integer(name: str, value: Any) -> int:
+    """Returns a whole number; raises `UserError` for anything else, bool included."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -87,7 +88,8 @@ def _integer(name: str, value: Any) -> int:
         raise UserError(f"{name}={value!r} must be a whole number") from None
 
 
-def _non_negative(name: str, value: Any) -> None:
+def non_negative(name: str, value: Any) -> None:
+    """Raises `UserError` unless the value is a finite number, 0 or larger."""
     try:
         valid = math.isfinite(value) and value >= 0
     except TypeError:

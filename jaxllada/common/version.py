@@ -1,0 +1,3 @@
+"""Version of both packages."""
+
+__version__ = "0.1.0"
