@@ -46,6 +46,5 @@ def starting_params(
 
         return jax.jit(draw, out_shardings=places)(jax.random.key(seed))
     assert origin.folder is not None
-    model_read = load(origin.folder, compute.param_dtype)
-    params = nnx.to_pure_dict(nnx.state(model_read, nnx.Param))
-    return jax.tree.map(jax.device_put, params, places)
+    model_read = load(origin.folder, compute.param_dtype, mesh=mesh)
+    return nnx.to_pure_dict(nnx.state(model_read, nnx.Param))

@@ -10,6 +10,7 @@ from jaxllada.common.errors import UserError, nearest
 from jaxllada.common.notices import notice
 from jaxllada.common.run.checkpoints import is_run_folder
 from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.weights.hub import is_hub_id, local_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,26 +26,34 @@ class Origin:
 
 
 def find_model(name: str) -> Origin:
-    """Looks a model up: a path first (also below $BASE_MODELS_DIR), then a preset in any case.
+    """Looks a model up: a path first (also below $BASE_MODELS_DIR), then a preset, then the Hub.
 
-    A folder with checkpoints is a run, one with safetensors has weights, one with config.json
-    alone (or that file itself) is a shape to start from.
+    A folder with checkpoints is a run, one with safetensors or an orbax checkpoint has weights, one
+    with config.json alone (or that file itself) is a shape to start from.
     """
     base = os.environ.get("BASE_MODELS_DIR")
     for path in [Path(name), *([Path(base) / name] if base else [])]:
         if path.is_file() and path.name.endswith(".json"):
             return Origin(ModelConfig.from_folder(path), path.parent)
         if (path / "config.json").is_file():
-            has_weights = is_run_folder(path) or any(path.glob("*.safetensors"))
-            return Origin(ModelConfig.from_folder(path), path, has_weights)
+            return Origin(ModelConfig.from_folder(path), path, _has_weights(path))
     if name.lower() in PRESETS:
         return Origin(PRESETS[name.lower()], None)
     if Path(name).is_dir():
         raise UserError(f"model_name_or_path={name}: the folder has no config.json")
+    if is_hub_id(name):
+        path = local_folder(name)
+        return Origin(ModelConfig.from_folder(path), path, _has_weights(path))
     raise UserError(
         f"model_name_or_path={name}: neither a folder with config.json nor one of the presets "
         f"{', '.join(PRESETS)}{nearest(name, PRESETS)}"
     )
+
+
+def _has_weights(path: Path) -> bool:
+    # Pickled weights count: they are refused with the reason instead of being passed over.
+    names = ("*.safetensors", "pytorch_model*.bin", "params/_METADATA")
+    return is_run_folder(path) or any(any(path.glob(name)) for name in names)
 
 
 def find_tokenizer(name: str, origin: Origin) -> Tokenizer:
@@ -52,7 +61,8 @@ def find_tokenizer(name: str, origin: Origin) -> Tokenizer:
     if name:
         base = os.environ.get("BASE_MODELS_DIR")
         inside = Path(base) / name if base and not Path(name).exists() else Path(name)
-        return Tokenizer.from_folder(inside)
+        is_remote = not inside.exists() and is_hub_id(name)
+        return Tokenizer.from_folder(local_folder(name) if is_remote else inside)
     if origin.folder is not None and (origin.folder / "tokenizer.json").is_file():
         return Tokenizer.from_folder(origin.folder)
     where = f"there is none in {origin.folder}" if origin.folder else "a preset has none"

@@ -15,6 +15,11 @@ UNWANTED = ("*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "*.gguf", "*/*")
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can only be an id of the Hub: its first part is no folder here."""
+    return _ID.fullmatch(name) is not None and not Path(name.split("/")[0]).exists()
+
+
 def local_folder(path_or_id: str | os.PathLike[str]) -> Path:
     """Returns a path that exists, or the folder in the cache that a Hub id was downloaded to.
 
@@ -28,7 +33,7 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path:
     if path.exists():
         return path
     name = os.fspath(path_or_id)
-    if not _ID.fullmatch(name):
+    if not is_hub_id(name):
         raise UserError(f"{name}: no such folder, and not an id of the Hub such as owner/name")
     try:
         from huggingface_hub import snapshot_download
