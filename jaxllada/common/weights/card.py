@@ -1,0 +1,230 @@
+"""The model card of an exported folder: what it is, how to run it, how it was trained, caveats."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.counting import count_parameters
+from jaxllada.common.version import __version__
+
+# Settings of a run that say nothing about the weights that came out of it.
+_HOUSEKEEPING = re.compile(
+    r"(output_dir|overwrite_output_dir|run_name|num_proc|logging_.*|eval_.*|save_.*|report_to"
+    r"|sample_.*|resume|profile|compile_cache_dir|coordinator_address|num_processes|process_id"
+    r"|per_device_eval_batch_size)"
+)
+_LORA = ("r", "lora_alpha", "lora_dropout", "target_modules")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What a card of the source says about the weights and stays true when they are converted.
+_KEPT = ("license", "license_name", "license_link", "language", "base_model", "datasets")
+
+
+def model_card(
+    name: str,
+    *,
+    config: ModelConfig,
+    layout: str,
+    dtype: np.dtype | None = None,
+    source_folder: Path | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    has_tokenizer: bool = True,
+    has_template: bool = False,
+    has_code: bool = True,
+) -> str:
+    """Returns README.md: metadata in YAML, then Markdown.
+
+    The recipe is `recipe` and the settings of `source_folder`, if that is a training run.
+    `has_code` tells whether the folder runs by what it holds; families with modeling files of
+    their own may not.
+    """
+    recipe = {**_settings(source_folder), **(recipe or {})}
+    metadata = _metadata(config, source_folder, recipe)
+    parts = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
+        f"# {name}",
+        _about(config, layout, dtype),
+        "## Use\n\n" + _usage(name, layout, has_tokenizer, has_template) if has_code else "",
+        _training(recipe, source_folder),
+        "## Caveats\n\n" + "\n".join(f"- {text}" for text in _caveats(config, layout, has_code)),
+        f"Written by jaxllada {__version__}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metadata(
+    config: ModelConfig, source_folder: Path | None, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    kept = _front_matter(source_folder)
+    if "base_model" not in kept and (base := _hub_id(recipe.get("model_name_or_path"))):
+        kept["base_model"] = base
+    if "base_model" not in kept and source_folder is not None:
+        # Where huggingface_hub puts what it downloads.
+        cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", source_folder.as_posix() + "/")
+        if cached:
+            kept["base_model"] = "/".join(cached.groups())
+    names = [part.split("[")[0] for part in str(recipe.get("dataset_args") or "").split("+")]
+    datasets = [found for part in names if (found := _hub_id(part.strip()))]
+    if datasets and "datasets" not in kept:
+        kept["datasets"] = datasets
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["llada", "masked-diffusion", "diffusion-language-model", "jaxllada"],
+        **kept,
+    }
+
+
+def _front_matter(folder: Path | None) -> dict[str, Any]:
+    """What the card in `folder` says about its weights."""
+    file = folder / "README.md" if folder is not None else None
+    if file is None or not file.is_file():
+        return {}
+    match = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8", errors="replace"), re.S)
+    try:
+        values = yaml.safe_load(match[1]) if match else {}
+    except yaml.YAMLError:
+        return {}
+    return {key: values[key] for key in _KEPT if key in values} if isinstance(values, dict) else {}
+
+
+def _hub_id(name: Any) -> str | None:
+    """`name` if it is a name on the Hub rather than a folder here."""
+    is_id = isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).exists()
+    return name if is_id else None
+
+
+def _about(config: ModelConfig, layout: str, dtype: np.dtype | None) -> str:
+    c = config
+    heads = f"{c.n_heads}" if c.kv_heads == c.n_heads else f"{c.n_heads} ({c.kv_heads} for k, v)"
+    rows = {
+        "parameters": f"{count_parameters(c).total:,}",
+        "layers, width, feed-forward": f"{c.n_layers}, {c.d_model}, {c.ffn_width}",
+        "heads of attention": heads,
+        "vocabulary": f"{c.vocab_size:,}" + (" (tied head)" if c.weight_tying else ""),
+        "context": f"{c.max_sequence_length:,} tokens",
+        "mask, end-of-text id": f"{c.mask_token_id}, {c.eos_token_id}",
+        "stored type": dtype.name if dtype is not None else "as in the files",
+        "layout": {
+            "llada": "`llada`: names of the LLaDA release, with a modeling file",
+            "llama": "`llama`: names of `LlamaForCausalLM`, `is_causal: false`",
+        }[layout],
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        "A masked-diffusion language model of the LLaDA family "
+        "([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)): a Transformer without a causal "
+        "mask that predicts all hidden tokens of a text at once. It answers by filling a row of "
+        f"masks, the most certain tokens first.\n\n| | |\n|---|---|\n{table}"
+    )
+
+
+def _usage(name: str, layout: str, has_tokenizer: bool, has_template: bool) -> str:
+    prompt = 'inputs = {"input_ids": torch.tensor([[1, 2, 3]])}  # ids of your tokenizer'
+    if has_tokenizer:
+        prompt = 'inputs = tokenizer(["Once upon a time"], return_tensors="pt", padding=True)'
+    if has_tokenizer and has_template:
+        prompt = """\
+inputs = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "What is a diffusion model?"}],
+    add_generation_prompt=True, return_dict=True, return_tensors="pt",
+)"""
+    lines = [
+        "import torch",
+        "from transformers import AutoModelForCausalLM" + (", AutoTokenizer" * has_tokenizer),
+        "",
+        f'path = "{name}"',
+        "model = AutoModelForCausalLM.from_pretrained(",
+        "    path, trust_remote_code=True, dtype=torch.bfloat16",
+        ").eval()",
+        'tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")' * has_tokenizer,
+        prompt,
+        "tokens = model.generate(**inputs, gen_length=64, block_length=32, steps=64)",
+        'answer = tokens[:, inputs["input_ids"].shape[1] :]',
+        "print(tokenizer.batch_decode(answer, skip_special_tokens=True)[0])"
+        if has_tokenizer
+        else "print(answer)",
+    ]
+    code = "\n".join(line for i, line in enumerate(lines) if line or i == 2)
+    versions = {
+        "llada": "transformers 4.57 or later, 5.x included; `trust_remote_code=True` is needed "
+        "for local folders too.",
+        "llama": "transformers 5.2 or later. `LlamaForCausalLM` runs the weights as they are; "
+        "`trust_remote_code=True` is for `generate` alone.",
+    }[layout]
+    return (
+        f"```python\n{code}\n```\n\nNeeds {versions} The options of `generate` (`steps`, "
+        "`block_length`, `temperature`, `cfg_scale`, `remasking`, ...) are explained in "
+        "`custom_generate/generate.py`. In Flax: `jaxllada.load(path)`."
+    )
+
+
+def _training(recipe: Mapping[str, Any], source_folder: Path | None) -> str:
+    told = {
+        key: value
+        for key, value in recipe.items()
+        if not _HOUSEKEEPING.fullmatch(key)
+        and value not in (None, "", [])
+        and (key not in _LORA or recipe.get("lora"))
+    }
+    if not told:
+        return ""
+    # Where files lay on the machine of the run is nobody's business.
+    told = {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in told.items()
+    }
+    settings = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+    text = f"## Training\n\nSettings of `jaxllada pretrain`:\n\n```yaml\n{settings}```"
+    file = source_folder / "summary.txt" if source_folder is not None else None
+    if file is not None and file.is_file() and (table := file.read_text(encoding="utf-8").strip()):
+        text += (
+            f"\n\nAt the end of the run, nats per token (upper bounds):\n\n```text\n{table}\n```"
+        )
+    return text
+
+
+def _settings(folder: Path | None) -> dict[str, Any]:
+    """The settings of a training run; empty for any other folder."""
+    file = folder / "config.yaml" if folder is not None else None
+    if file is None or not file.is_file():
+        return {}
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return values if isinstance(values, dict) else {}
+
+
+def _caveats(config: ModelConfig, layout: str, has_code: bool) -> list[str]:
+    shared = [
+        "Logits belong to their own position, not to the next one, and there is no cache: loops "
+        "and losses for autoregressive models (`labels` shifted by one, beam search, servers "
+        "for such models) give nonsense.",
+        f"Hidden tokens have the id {config.mask_token_id} in the input. Prompts hold none, and "
+        "padding goes to the left, with an `attention_mask`.",
+        "Every position attends to every other: cost grows with `steps` times the length of "
+        "prompt and answer. Fewer steps than answer tokens are faster and worse.",
+    ]
+    if not has_code:
+        return [
+            "config.json names classes of another project, whose files have to lie beside it.",
+            *shared,
+        ]
+    if layout == "llada":
+        return [
+            "The modeling file is jaxllada's own; names, shapes and logits are those of the "
+            "released class, also for tools that read the weights alone.",
+            *shared,
+        ]
+    return [
+        "Before 5.2, transformers ignores `is_causal: false` and runs the model causally "
+        "without a word: wrong logits. `generate` of this folder refuses to run there.",
+        "Without `trust_remote_code=True`, `generate` is the autoregressive one: wrong text and "
+        "no error.",
+        "`labels=` of the stock class computes the shifted, autoregressive loss.",
+        "In 16 bit the stock class rounds rotary cosines and sines before it rotates, LLaDA's "
+        "own does not: logits differ by that rounding. In float32 they are equal.",
+        *shared,
+    ]
