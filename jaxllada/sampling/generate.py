@@ -9,15 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
+from jaxllada.common.canvas import Canvas, lay_out
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.trace import Trace
 from jaxllada.common.unmasking import unmasking_plan
-from jaxllada.sampling.loop import State, advance, initial_state
-from jaxllada.sampling.policy import Inputs, Policy
+from jaxllada.sampling.inputs import Inputs
+from jaxllada.sampling.loop import advance, initial_state
 
 CANVAS_MULTIPLE = 64
 """Canvas lengths are rounded up to this, so that few of them are ever compiled."""
@@ -78,95 +79,34 @@ def sample_stepwise(
 
     The same compiled program runs whatever the size of a piece; None is one piece.
     """
-    prompt, visible = _checked_prompt(model, prompt, config, attention_mask)
-    keys = _row_keys(key, len(prompt), config)
+    canvas = lay_out(model.config, prompt, config, attention_mask, CANVAS_MULTIPLE)
     plan = unmasking_plan(config)
-    mask_id = model.config.mask_id
-    length = prompt.shape[1] + config.gen_length
-    canvas = np.full((len(prompt), _rounded_up(length)), model.config.eos_token_id, np.int32)
-    canvas[:, : prompt.shape[1]] = prompt
-    canvas[:, prompt.shape[1] : length] = mask_id
-    fills_prompt = config.compat is not None and bool((prompt == mask_id).any())
-    window = canvas.shape[1] if fills_prompt else config.block_length
-    policy = Policy.of(config, model.config, window)
-    visible = _extended(visible, config.gen_length, canvas.shape[1])
     inputs = Inputs(
-        visible=jnp.asarray(visible),
-        positions=jnp.asarray(_positions(visible)),
-        known=jnp.asarray(canvas != mask_id),
-        keys=keys,
-        prompt_length=jnp.int32(prompt.shape[1]),
+        visible=jnp.asarray(canvas.visible),
+        positions=jnp.asarray(canvas.positions),
+        known=jnp.asarray(canvas.tokens != canvas.policy.mask_id),
+        keys=_row_keys(key, len(canvas.tokens), config),
+        prompt_length=jnp.int32(canvas.prompt_length),
         steps_per_block=jnp.int32(plan.steps_per_block),
         calls_per_block=jnp.int32(plan.calls_per_block),
         temperature=jnp.float32(config.temperature),
         cfg_scale=jnp.float32(config.cfg_scale),
     )
-    return _run(model, inputs, canvas, policy, config, plan.total_calls, steps_per_piece)
+    return _run(model, inputs, canvas, plan.total_calls, steps_per_piece)
 
 
 def _run(
-    model: Any,
-    inputs: Inputs,
-    canvas: Int[np.ndarray, "B L"],
-    policy: Policy,
-    config: SamplingConfig,
-    total: int,
-    steps_per_piece: int | None,
+    model: Any, inputs: Inputs, canvas: Canvas, total: int, steps_per_piece: int | None
 ) -> Iterator[Trace]:
-    state = initial_state(jnp.asarray(canvas))
+    state = initial_state(jnp.asarray(canvas.tokens))
     end = 0
     while end < total:
         end = min(total, end + (steps_per_piece or total))
-        state = advance(model, inputs, state, jnp.int32(end), policy=policy)
-        trace = _trace(state, int(inputs.prompt_length), config.gen_length, policy.mask_id)
+        state = advance(model, inputs, state, jnp.int32(end), policy=canvas.policy)
+        trace = canvas.trace(*jax.device_get((state.canvas, state.order, state.confidence)))
         yield trace
-        is_filled = (trace.tokens != policy.mask_id).all()
-        if is_filled and not policy.fills_prompt:  # every row has ended
+        if canvas.is_finished(trace):  # every row has ended
             return
-
-
-def _trace(state: State, prompt_length: int, gen_length: int, mask_id: int) -> Trace:
-    canvas, order, confidence = jax.device_get((state.canvas, state.order, state.confidence))
-    answer = slice(prompt_length, prompt_length + gen_length)
-    return Trace(
-        prompt=canvas[:, :prompt_length],
-        tokens=canvas[:, answer],
-        order=order[:, answer].astype(np.int16),
-        confidence=confidence[:, answer],
-        mask_token_id=mask_id,
-    )
-
-
-def _checked_prompt(
-    model: Any, prompt: Any, config: SamplingConfig, attention_mask: Any
-) -> tuple[Int[np.ndarray, "B P"], Bool[np.ndarray, "B P"]]:
-    prompt = np.asarray(prompt)
-    if prompt.ndim != 2 or not len(prompt):
-        raise UserError(f"prompt has shape {prompt.shape}; expected [rows, tokens]")
-    if not np.issubdtype(prompt.dtype, np.integer) and prompt.size:
-        raise UserError(f"prompt has type {prompt.dtype}; expected integer token ids")
-    visible = np.ones(prompt.shape, bool)
-    if attention_mask is not None:
-        visible = np.asarray(attention_mask) != 0
-        if visible.shape != prompt.shape:
-            raise UserError(
-                f"attention_mask has shape {visible.shape}; expected {prompt.shape} as the prompt"
-            )
-    wrong = np.argwhere((prompt < 0) | (prompt >= model.config.rows))
-    if len(wrong):
-        row, position = wrong[0]
-        raise UserError(
-            f"prompt row {row} holds id {prompt[row, position]} at position {position},"
-            f" outside the {model.config.rows} rows of the embedding"
-        )
-    masks = np.argwhere((prompt == model.config.mask_id) & visible)
-    if len(masks) and config.compat is None:
-        row, position = masks[0]
-        raise UserError(
-            f"prompt row {row} holds the mask id {model.config.mask_id} at position {position};"
-            ' only compat="official-2025" fills masks inside a prompt'
-        )
-    return prompt.astype(np.int32), visible
 
 
 def _row_keys(key: Any, rows: int, config: SamplingConfig) -> Array:
@@ -188,27 +128,3 @@ def _row_keys(key: Any, rows: int, config: SamplingConfig) -> Array:
     if key.shape != (rows,):
         raise UserError(f"key has shape {key.shape}; expected one key, or one per row ({rows},)")
     return key
-
-
-def _rounded_up(length: int) -> int:
-    return -(-length // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
-
-
-def _extended(
-    visible: Bool[np.ndarray, "B P"], gen_length: int, length: int
-) -> Bool[np.ndarray, "B L"]:
-    """The answer is visible, the padding on its right is not."""
-    extended = np.zeros((len(visible), length), bool)
-    extended[:, : visible.shape[1]] = visible
-    extended[:, visible.shape[1] : visible.shape[1] + gen_length] = True
-    return extended
-
-
-def _positions(visible: Bool[np.ndarray, "B L"]) -> Int[np.ndarray, "B L"]:
-    """Rotary positions that start at each row's first visible token, as if it were alone.
-
-    Attention depends on distances only, so this equals the release, which counts the padding, up
-    to rounding; and here the rounding is that of the row's own run. Holes keep their places.
-    """
-    places = np.arange(visible.shape[1]) - visible.argmax(axis=1)[:, None]
-    return np.maximum(places, 0).astype(np.int32)

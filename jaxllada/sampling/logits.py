@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxllada.common.policy import Policy
 from jaxllada.sampling.gumbel import gumbel
-from jaxllada.sampling.policy import Policy
 
 
 class Head(NamedTuple):

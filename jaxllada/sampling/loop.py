@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
+from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head
-from jaxllada.sampling.policy import Inputs, Policy
 from jaxllada.sampling.predict import predict
 from jaxllada.sampling.select import most_confident, transfer_count
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxllada.common.policy import Policy
+from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
-from jaxllada.sampling.policy import Inputs, Policy
 
 Hidden = Callable[..., Float[Array, "B S D"]]
 """The model without its head: (tokens, visible, window=) -> rows of the window."""

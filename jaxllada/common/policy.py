@@ -1,12 +1,6 @@
-"""What a sampling run consists of: a static policy to compile for, and data to run it on.
-
-Shape letters: B rows, L canvas length.
-"""
+"""What a sampler decides by, apart from numbers: the same for every backend."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
@@ -66,21 +60,3 @@ class Policy:
     def fills_prompt(self) -> bool:
         """Whether masks inside the prompt take part."""
         return self.window > self.block_length
-
-
-class Inputs(NamedTuple):
-    """What stays the same during a run."""
-
-    visible: Bool[Array, "B L"]
-    """Keys that may be attended to."""
-    positions: Int[Array, "B L"]
-    """Rotary positions."""
-    known: Bool[Array, "B L"]
-    """Prompt positions that guidance hides for the unconditional prediction."""
-    keys: Array
-    """One random key per row."""
-    prompt_length: Int[Array, ""]
-    steps_per_block: Int[Array, ""]
-    calls_per_block: Int[Array, ""]
-    temperature: Float[Array, ""]
-    cfg_scale: Float[Array, ""]
