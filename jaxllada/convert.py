@@ -16,7 +16,6 @@ from jax.sharding import Mesh, Sharding
 
 from jaxllada.common.config.compute import ComputeConfig, Dtype
 from jaxllada.common.errors import UserError
-from jaxllada.common.run.checkpoints import is_run_folder
 from jaxllada.common.weights.hub import local_folder
 from jaxllada.common.weights.index import write_json
 from jaxllada.common.weights.layouts import StoredTensor, find_layout
@@ -24,9 +23,9 @@ from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.peft import MergedSource, read_adapter
 from jaxllada.common.weights.pieces import cast, pieces
 from jaxllada.common.weights.shards import Tensor, plan_shards, write_shards
-from jaxllada.common.weights.source import Source, holds_model_folders, open_folder
+from jaxllada.common.weights.source import Source
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
-from jaxllada.orbax_source import OrbaxSource, find_weights, is_checkpoint_folder
+from jaxllada.orbax_source import OrbaxSource, open_source
 from jaxllada.restore import restore_params
 from jaxllada.sharding import shardings
 
@@ -72,7 +71,7 @@ def load(
     model = abstract_model(config, compute)
     places = None if mesh is None else shardings(mesh, nnx.to_pure_dict(nnx.state(model)))
     if places is not None and isinstance(source, OrbaxSource) and adapter is None:
-        return _restored(model, places, path, step, average)
+        return _restored(model, places, source)
     if adapter is not None:
         source = MergedSource(source, read_adapter(local_folder(adapter), config))
     param_dtype = jnp.dtype(compute.param_dtype)
@@ -84,28 +83,6 @@ def load(
     }
     source.close()
     return fill(model, values)
-
-
-def open_source(
-    path: str | os.PathLike[str],
-    step: int | None = None,
-    *,
-    average: bool | None = None,
-    mask_token_id: int | None = None,
-) -> Source:
-    """Opens a checkpoint of any format without reading weights; arguments as in `load`.
-
-    A tied head that is stored as well is compared with the embedding when that is first read.
-    """
-    path = Path(path)
-    is_run = is_run_folder(path)
-    if is_run and not holds_model_folders(path):
-        return OrbaxSource(path, step, average=average)
-    if not is_run and is_checkpoint_folder(path):
-        return OrbaxSource(path, step, average=average)
-    if average:
-        raise UserError(f"average=true: {path} holds no average beside its weights")
-    return open_folder(path, step, mask_token_id=mask_token_id)
 
 
 def fill(model: MaskPredictor, values: dict[tuple[str, ...], jax.Array]) -> MaskPredictor:
@@ -217,16 +194,14 @@ def _sharded(source: Source, entry: Entry, dtype: np.dtype, place: Sharding) -> 
     return jax.make_array_from_callback(shape, place, callback)
 
 
-def _restored(
-    model: MaskPredictor, places: Any, path: Path, step: int | None, average: bool | None
-) -> MaskPredictor:
+def _restored(model: MaskPredictor, places: Any, source: OrbaxSource) -> MaskPredictor:
     graphdef, state = nnx.split(model, nnx.Param)
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         nnx.to_pure_dict(state),
         places,
     )
-    return nnx.merge(graphdef, restore_params(find_weights(path, step, average=average), like))
+    return nnx.merge(graphdef, restore_params(source.weights, like))
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -1,5 +1,6 @@
 """Weights in orbax files as a `Source`: a converted folder, or a checkpoint of a training run."""
 
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from jaxllada.common.manifest import MANIFEST, fault, step_folders
 from jaxllada.common.notices import warn
 from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
+from jaxllada.common.weights.source import Source, holds_model_folders, open_folder
 from jaxllada.orbax_arrays import StoredArray, open_arrays
 from jaxllada.orbax_files import ITEM
 
@@ -85,7 +87,7 @@ class OrbaxSource:
     """
 
     def __init__(self, path: str | Path, step: int | None = None, *, average: bool | None = None):
-        found = find_weights(path, step, average=average)
+        self.weights = found = find_weights(path, step, average=average)
         self.path, self.kind, self.config = Path(path), found.kind, found.config
         self.folder = found.folder / found.item
         self._arrays = open_arrays(self.folder)
@@ -124,6 +126,28 @@ class OrbaxSource:
         for array in self._recent:
             array.forget()
         self._recent.clear()
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    average: bool | None = None,
+    mask_token_id: int | None = None,
+) -> Source:
+    """Opens a checkpoint of any format without reading weights; arguments as in `load`.
+
+    A tied head that is stored as well is compared with the embedding when that is first read.
+    """
+    path = Path(path)
+    is_run = is_run_folder(path)
+    if is_run and not holds_model_folders(path):
+        return OrbaxSource(path, step, average=average)
+    if not is_run and is_checkpoint_folder(path):
+        return OrbaxSource(path, step, average=average)
+    if average:
+        raise UserError(f"average=true: {path} holds no average beside its weights")
+    return open_folder(path, step, mask_token_id=mask_token_id)
 
 
 def check_arrays(
