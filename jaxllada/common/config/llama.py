@@ -75,10 +75,11 @@ def to_llama(config: ModelConfig) -> dict[str, Any]:
         rebuilt.mask_token_id is None
     ):  # iLLaDA: its tokenizer knows the id, its config.json does not
         rebuilt = dataclasses.replace(rebuilt, mask_token_id=config.mask_token_id)
-    if rebuilt.to_dict() == config.to_dict():
-        return result
-    released = {key: value for key, value in config.to_dict().items() if key != LLAMA_KEY}
-    return {**result, LLADA_KEY: released}
+    released, as_rebuilt = (
+        {key: value for key, value in c.to_dict().items() if key != LLAMA_KEY}
+        for c in (config, rebuilt)
+    )
+    return result if as_rebuilt == released else {**result, LLADA_KEY: released}
 
 
 def stores_tied_head(config: ModelConfig) -> bool:
