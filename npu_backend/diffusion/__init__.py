@@ -1,0 +1,1 @@
+"""Objectives of masked diffusion as pure functions."""
