@@ -14,10 +14,18 @@ VERBS = {
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
     "inspect": ("jaxllada.commands.inspect", "count parameters, FLOPs and bytes of a model"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
-    "bench": ("jaxllada.commands.bench", "measure training and sampling speed on this machine"),
+    "convert": ("jaxllada.commands.convert", "convert weights between Hugging Face and Flax"),
+    "bench": ("jaxllada.commands.bench", "measure training, sampling and converting"),
 }
 ALIASES = {"train": "pretrain", "eval": "evaluate"}
-EXTRAS = {"jax": "jax", "flax": "jax", "optax": "jax", "orbax": "jax", "matplotlib": "plot"}
+EXTRAS = {
+    "jax": "jax",
+    "flax": "jax",
+    "optax": "jax",
+    "orbax": "jax",
+    "tensorstore": "jax",
+    "matplotlib": "plot",
+}
 
 PROGRAM = Program(
     command="jaxllada",

@@ -10,7 +10,7 @@ from jaxllada.common.partial import partial_folder
 from jaxllada.common.weights.pieces import pieces
 from jaxllada.common.weights.side_files import copy_side_files
 from jaxllada.common.weights.source import Source
-from jaxllada.common.weights.streaming import check_apart, source_fingerprint
+from jaxllada.common.weights.streaming import check_apart, named_dtype, source_fingerprint
 from jaxllada.orbax_files import Leaf, seal_params, write_params
 
 
@@ -56,5 +56,6 @@ def to_flax(
             write_params(work, leaves, read, told)
         copy_side_files(Path(source.path), work)
         seal_params(work, leaves, {"converted_from": source.kind})
-        source.config.save(work)  # last: without it no loader accepts the folder
+        config = source.config if dtype is None else named_dtype(source.config, dtype)
+        config.save(work)  # last: without it no loader accepts the folder
     return total

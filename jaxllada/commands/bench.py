@@ -1,8 +1,11 @@
-"""Measures training or sampling speed, with random weights of the true shape.
+"""Measures training, sampling or converting, with random weights of the true shape.
 
 jaxllada bench sample --model_name_or_path llada-100m --steps 128
 jaxllada bench train --batch_size 2 --length 512 --json
 jaxllada bench sample --beside "python other_implementation.py"
+jaxllada bench convert --size 4GB
+
+`convert` takes turns with `cp -r` of the same bytes, all timed until they are on the disk.
 
 The program named by --beside takes turns with ours in the same run: it gets one JSON argument
 (task, settings and a model folder with the same weights), prints one JSON line when ready, and
@@ -11,18 +14,22 @@ answers each line it reads with one JSON line {"seconds": ..., "peak_bytes": ...
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from jaxllada.common.errors import UserError
+from jaxllada.common.sizes import parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    task: Literal["train", "sample"] = field(default="sample", metadata={"positional": True})
-    """What to measure: one optimiser step, or one whole generation."""
-    model_name_or_path: str = "llada-100m"
-    """Preset, config.json or model folder; presets get random weights."""
+    task: Literal["train", "sample", "convert"] = field(
+        default="sample", metadata={"positional": True}
+    )
+    """What to measure: one optimiser step, one whole generation, or conversions both ways."""
+    model_name_or_path: str = ""
+    """Preset, config.json or model folder; presets get random weights. llada-100m by default, for
+    converting llada-8b."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations; for sampling also of the weights."""
     batch_size: int = 0
@@ -39,6 +46,10 @@ class Config:
     """Sampling: model calls."""
     block_length: int = 32
     """Sampling: length of a block."""
+    size: str = ""
+    """Converting: bytes of weights, such as 4GB; the model gets so many layers. 4GB by default."""
+    folder: str = ""
+    """Converting: folder on the disk to measure; that of temporary files by default."""
     rounds: int = 5
     """Timed calls of each contestant, after one that is not timed."""
     seed: int = 0
@@ -56,10 +67,30 @@ class Config:
                 raise UserError(f"{key}={getattr(self, key)}: expected 1 or more")
         if self.batch_size < 0:
             raise UserError(f"batch_size={self.batch_size}: expected 1 or more, or 0 to choose")
+        for key in ("size", "folder"):
+            if getattr(self, key) and self.task != "convert":
+                raise UserError(f"{key}={getattr(self, key)}: is only for bench convert")
+        if self.beside and self.task == "convert":
+            raise UserError(f"beside={self.beside}: convert takes turns with cp")
+        if self.size:
+            parse_bytes(self.size, "size")
 
 
 def run(config: Config) -> int:
     """Prints what was measured."""
+    usual = "llada-8b" if config.task == "convert" else "llada-100m"
+    config = replace(config, model_name_or_path=config.model_name_or_path or usual)
+    if config.task == "convert":
+        from jaxllada.commands.bench_convert import bench_convert
+
+        report = bench_convert(replace(config, size=config.size or "4GB"))
+    else:
+        report = _bench_model(config)
+    print(json.dumps(report) if config.json else _table(report))
+    return 0
+
+
+def _bench_model(config: Config) -> dict[str, Any]:
     import jax
 
     from jaxllada.commands.bench_cases import build_sample, build_train, gemm_flops
@@ -111,8 +142,7 @@ def run(config: Config) -> int:
             "beside_peak_resident_bytes": other.result.get("peak_bytes"),
             **case.compare(ours.result, other.result),
         }
-    print(json.dumps(report) if config.json else _table(report))
-    return 0
+    return report
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -1,12 +1,16 @@
 """What a conversion asks of a source: which files it reads, and its weights in bounded blocks."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.partial import fingerprint
+from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.common.weights.names import Entry
 from jaxllada.common.weights.pieces import cast, copy_tiled, pieces
@@ -18,6 +22,28 @@ def check_apart(source: Source, target: Path) -> None:
     read, written = Path(source.path).resolve(), Path(target).resolve()
     if written in (read, *read.parents):
         raise UserError(f"{target}: holds the weights that are to be converted; choose another")
+
+
+def check_tokenizer(source: Source) -> None:
+    """Raises `UserError` where a tokenizer lies beside the weights and does not fit them."""
+    if (Path(source.path) / "tokenizer.json").is_file():
+        Tokenizer.from_folder(Path(source.path)).agree_with(source.config)
+
+
+def named_dtype(config: ModelConfig, dtype: np.dtype) -> ModelConfig:
+    """Returns `config` with the stored type it names, if it names one, replaced."""
+
+    def changed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: changed(value)
+            if isinstance(value, Mapping)
+            else dtype.name
+            if key in ("torch_dtype", "dtype") and isinstance(value, str)
+            else value
+            for key, value in values.items()
+        }
+
+    return dataclasses.replace(config, extra=changed(config.extra))
 
 
 def source_fingerprint(source: Source) -> str:
