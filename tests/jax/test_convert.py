@@ -5,18 +5,209 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxllada.common.errors import UserError
-from jaxllada.common.weights.index import WeightFolder
-from jaxllada.convert import load, save
-from tests.jax.golden import DENSE, VARIANT_CONFIGS, write_variant
+from jaxllada.common.weights.layouts import LAYOUTS
+from jaxllada.convert import load, open_source, save
+from jaxllada.stream import to_flax
+from tests.jax.golden import DENSE, VARIANT_CONFIGS, dense_values, write_variant
+from tests.jax.test_mesh import on_eight_devices
+from tests.jax.tiny_run import make_config, run_training
+from tests.model_folders import (
+    DTYPES,
+    ILLADA,
+    assert_same_bits,
+    configs,
+    read_weights,
+    write_model,
+    write_shards,
+)
+
+tensors = read_weights
 
 
-def tensors(folder):
-    files = WeightFolder(folder)
-    return {name: files.read(name) for name in files.names}
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_folder_comes_back_bit_for_bit(tmp_path_factory, data):
+    """HF -> Flax -> HF, through the other layout and back where both can express the model."""
+    folder = tmp_path_factory.mktemp("models")
+    layout = data.draw(st.sampled_from(list(LAYOUTS)))
+    both = layout == "llama" or data.draw(st.booleans())
+    config = data.draw(configs(for_llama=both))
+    dtype = data.draw(st.sampled_from(list(DTYPES)))
+    config_json = LAYOUTS[layout].write_config(config)
+    shards = data.draw(st.integers(1, 4))
+    stored = write_model(folder / "in", config_json, layout, dtype, shards)
+    shard_bytes = data.draw(st.sampled_from([1, 300, 10**9]))
+    model = load(folder / "in")
+    save(model, folder / "out", layout=layout, shard_bytes=shard_bytes)
+    assert_same_bits(stored, tensors(folder / "out"))
+    assert config_of(folder / "out") == config_of(folder / "in")
+    if both:
+        other = "llama" if layout == "llada" else "llada"
+        save(model, folder / "other", layout=other, shard_bytes=shard_bytes)
+        again = load(folder / "other")
+        assert again.config == model.config
+        save(again, folder / "back", layout=layout)
+        assert_same_bits(stored, tensors(folder / "back"))
+        assert config_of(folder / "back") == config_of(folder / "in")
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_any_model_comes_back_bit_for_bit(tmp_path_factory, data):
+    """Flax -> HF -> Flax."""
+    folder = tmp_path_factory.mktemp("models")
+    config = data.draw(configs(for_llama=True))
+    dtype = data.draw(st.sampled_from(list(DTYPES)))
+    write_model(folder / "in", config.to_dict(), "llada", dtype)
+    model = load(folder / "in")
+    for layout in LAYOUTS:
+        save(model, folder / layout, layout=layout)
+        again = load(folder / layout)
+        assert again.config == model.config
+        assert again.config.to_dict() == model.config.to_dict()
+        same = jax.tree.map(
+            lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), model, again
+        )
+        assert all(jax.tree.leaves(same))
+
+
+def test_illada_comes_back_bit_for_bit_with_its_stored_head(tmp_path):
+    stored = write_model(tmp_path / "in", ILLADA, "llama", "bfloat16", shards=3)
+    model = load(tmp_path / "in")
+    assert model.ff_out is None
+    save(model, tmp_path / "released")
+    assert "model.transformer.ff_out.weight" not in tensors(tmp_path / "released")
+    save(load(tmp_path / "released"), tmp_path / "out", layout="llama")
+    assert_same_bits(stored, tensors(tmp_path / "out"))
+    assert config_of(tmp_path / "out") == ILLADA
+
+
+def test_the_golden_logits_come_out_of_the_llama_layout(tmp_path):
+    golden = dense_values()
+    save(load(DENSE), tmp_path / "llama", layout="llama")
+    assert "lm_head.weight" in tensors(tmp_path / "llama")
+    expected = load(DENSE)(golden["fwd_ids"])
+    np.testing.assert_array_equal(load(tmp_path / "llama")(golden["fwd_ids"]), expected)
+    # As a stranger's file: in float32 the rounding of the angles makes no difference.
+    shutil.copytree(tmp_path / "llama", tmp_path / "plain")
+    plain = {k: v for k, v in config_of(tmp_path / "llama").items() if k != "llada_config"}
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(plain))
+    model = load(tmp_path / "plain")
+    assert not model.config.rope_full_precision
+    np.testing.assert_array_equal(model(golden["fwd_ids"]), expected)
+    save(load(tmp_path / "llama"), tmp_path / "back")
+    assert_same_bits(tensors(DENSE), tensors(tmp_path / "back"))
+    assert config_of(tmp_path / "back") == config_of(DENSE)
+
+
+def test_a_layout_that_cannot_express_the_model_writes_nothing(tmp_path):
+    write_variant("scale", tmp_path / "in")
+    with pytest.raises(UserError, match="layout=llama cannot express scale_logits=True"):
+        save(load(tmp_path / "in"), tmp_path / "out", layout="llama")
+    with pytest.raises(UserError, match="layout=olmo: expected llada or llama"):
+        save(load(tmp_path / "in"), tmp_path / "out", layout="olmo")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory):
+    """The same weights as a folder of each layout, an orbax checkpoint and a training run."""
+    folder = tmp_path_factory.mktemp("formats")
+    config = make_config(folder / "run", max_steps=2, save_steps=1)
+    run_training(config)
+    model = load(folder / "run")
+    for layout in LAYOUTS:
+        save(model, folder / layout, layout=layout)
+    to_flax(open_source(folder / "llada"), folder / "orbax")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_every_format_gives_the_same_model(formats, dtype):
+    expected = load(formats / "llada", dtype)
+    kinds = {"run": "run", "orbax": "orbax", "llama": "llama", "llada": "llada"}
+    for name, kind in kinds.items():
+        assert open_source(formats / name).kind == kind
+        model = load(formats / name, dtype)
+        assert model.config == expected.config
+        assert model.compute == expected.compute
+        assert jax.tree.all(jax.tree.map(np.array_equal, model, expected)), name
+
+
+def test_a_step_of_a_run_is_loaded(formats):
+    first, last = load(formats / "run", step=1), load(formats / "run", step=2)
+    assert not np.array_equal(first.wte[...], last.wte[...])
+    np.testing.assert_array_equal(last.wte[...], load(formats / "run").wte[...])
+    for name in ("llada", "orbax"):
+        with pytest.raises(UserError, match="step=1: .* is not the folder of a training run"):
+            load(formats / name, step=1)
+        with pytest.raises(UserError, match="average=true"):
+            load(formats / name, average=True)
+    with pytest.raises(UserError, match="step=9: no such checkpoint"):
+        load(formats / "run", step=9)
+
+
+def test_every_format_loads_onto_a_mesh_of_eight(formats):
+    """Same bits on every device, and only the rows a device holds are read."""
+    program = """
+        import sys
+        import jax, numpy as np
+        from jaxllada import convert
+        from jaxllada.convert import load
+        from jaxllada.common.weights.source import FolderSource
+        from jaxllada.sharding import make_mesh, spec_of
+        folder = sys.argv[1]
+        mesh = make_mesh(2, 2, 2)
+        whole = load(folder + "/llada")
+        asked = []
+        read = FolderSource.read
+        def watched(self, entry, layer=0, rows=None):
+            asked.append((entry.path, layer, rows))
+            return read(self, entry, layer, rows)
+        FolderSource.read = watched
+        for name in ("llada", "llama", "orbax", "run"):
+            for dtype in (None, "bfloat16"):
+                model = load(folder + "/" + name, dtype, mesh=mesh)
+                expected = load(folder + "/llada", dtype)
+                for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(expected), strict=True):
+                    assert len(a.sharding.device_set) == 8 and a.dtype == b.dtype
+                    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+                assert model.wte[...].sharding.spec == spec_of(("wte",), 2)
+                assert not model.wte[...].sharding.is_fully_replicated
+        rows = whole.wte[...].shape[0]
+        cuts = {r for path, _, r in asked if path == ("wte",) and r is not None}
+        assert cuts == {(0, rows // 2), (rows // 2, rows)}, cuts
+        print("same")
+    """
+    assert on_eight_devices(program, formats).strip() == "same"
+
+
+def test_a_value_too_large_for_the_type_is_named(tmp_path):
+    stored = write_model(tmp_path, ILLADA, "llama", finite=True)
+    stored["model.norm.weight"][3] = 1e6
+    write_shards(tmp_path, stored)
+    with pytest.raises(UserError, match=r"dtype=float16: ln_f.weight holds 1e\+06"):
+        load(tmp_path, "float16")
+
+
+def test_the_type_of_the_weights_may_differ_from_that_of_the_embedding(tmp_path):
+    stored = write_model(tmp_path, ILLADA, "llama", "bfloat16", finite=True)
+    name = "model.norm.weight"
+    stored[name] = stored[name].astype(np.float32) + np.float32(1e-6)
+    write_shards(tmp_path, stored)
+    assert load(tmp_path).ln_f.weight[...].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(load(tmp_path, "float32").ln_f.weight[...], stored[name])
 
 
 @pytest.mark.parametrize("name", VARIANT_CONFIGS)
