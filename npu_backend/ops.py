@@ -117,7 +117,7 @@ def products_attention(
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))
     if groups > 1:
         k, v = (y.repeat_interleave(groups, dim=1) for y in (k, v))
-    scores = (q @ k.transpose(2, 3)).float() / math.sqrt(q.shape[-1])
+    scores = q.float() @ k.float().transpose(2, 3) / math.sqrt(q.shape[-1])
     scores = scores if added is None else scores + added.float()
     weights = F.dropout(scores.softmax(dim=-1), dropout_rate)
     return (weights.to(v.dtype) @ v).transpose(1, 2)
