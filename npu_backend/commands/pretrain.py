@@ -1,0 +1,184 @@
+"""Trains a masked-diffusion language model on text (LLaDA, arXiv:2502.09992v3, section 2.2).
+
+    python -m npu_backend pretrain configs/pretrain/quickstart.yaml --device cpu
+    ./launch/npu_train.sh configs/pretrain/llada-8b.yaml --mesh_fsdp 8
+
+The same settings, data, noise and files as `jaxllada pretrain`. Every checkpoint is a model folder
+for both packages, with the training state inside it.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxllada.common.config.train import TrainConfig
+from jaxllada.common.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxllada.common.run.loop import Outcome
+    from jaxllada.common.tokenizer import Tokenizer
+    from npu_backend.sharding import Mesh
+    from npu_backend.train.loop import Task
+
+EXIT_FILE = "JAXLLADA_EXIT_FILE"
+"""Where a process that ends for good leaves its exit code for launch/npu_train.sh."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """One training run, and the devices it runs on."""
+
+    device: Literal["auto", "npu", "cuda", "cpu"] = "auto"
+    """Where to train: auto takes the first of npu, cuda and cpu that is there."""
+    ops: Literal["auto", "fused", "plain"] = "auto"
+    """Kernels on an NPU: fused, plain torch, or (auto) fused where a probe finds them exact."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("mesh_tensor", self.mesh_tensor == 1, "1: torch splits with mesh_fsdp")
+        own = ("", "none")
+        self._require("compile_cache_dir", self.compile_cache_dir in own, "none: nothing compiles")
+
+    def shared(self) -> TrainConfig:
+        """The settings without those of this machine: what a run folder keeps."""
+        names = [field.name for field in dataclasses.fields(TrainConfig)]
+        return TrainConfig(**{name: getattr(self, name) for name in names})
+
+
+def run(config: Config) -> int:
+    """Trains; returns 0, 1 after divergence, or 128 + the number of the signal that stopped it."""
+    from jaxllada.common.run.verbs import exit_code
+
+    with _final_exit_code() as done:
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            code = done.code
+            if code is not None:
+                return code
+            # Started again after a crash: go on, whatever the first start was told.
+            config = dataclasses.replace(config, resume="auto", overwrite_output_dir=False)
+        code = exit_code(lambda: pretrain(config))
+        done.code = code
+        return code
+
+
+class _Done:
+    """The exit code of a run that is over, on disk for processes that are started again."""
+
+    def __init__(self, file: str | None):
+        self.file = Path(file) if file else None
+
+    @property
+    def code(self) -> int | None:
+        text = self.file.read_text() if self.file is not None and self.file.is_file() else ""
+        return int(text) if text else None
+
+    @code.setter
+    def code(self, code: int) -> None:
+        if self.file is not None:
+            self.file.write_text(str(code))
+
+
+@contextlib.contextmanager
+def _final_exit_code() -> Iterator[_Done]:
+    done = _Done(os.environ.get(EXIT_FILE))
+    try:
+        yield done
+    except UserError:
+        done.code = 2
+        raise
+
+
+def pretrain(config: Config) -> "Outcome":
+    """The verb as a function. What the user can get wrong is found before anything is written."""
+    from jaxllada.common.run.run_folder import RunFolder
+    from jaxllada.common.run.verbs import checked, conclude
+
+    origin, tokenizer, model = checked(config)
+    import torch
+
+    from npu_backend.sharding import initialize_distributed, make_mesh
+    from npu_backend.train.checkpoint import Checkpoints
+    from npu_backend.train.loop import train
+
+    if os.environ.get("JAXLLADA_DETERMINISTIC") == "1":
+        torch.use_deterministic_algorithms(True)
+    settings = config.shared()
+    device = initialize_distributed(
+        config.device, config.coordinator_address, config.num_processes, config.process_id
+    )
+    mesh = make_mesh(device, config.mesh_data, config.mesh_fsdp)
+    folder = RunFolder(settings, Checkpoints)
+    resume_step = folder.resume_step(settings)
+    task = _task(config, origin, model, tokenizer, mesh)
+    folder.checkpoints.place(mesh, model, tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
+    outcome = train(settings, folder, task, resume_step)
+    if mesh.is_main:
+        conclude(folder)
+    return outcome
+
+
+def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh: "Mesh") -> "Task":
+    """Reads the data and puts together what the loop needs."""
+    from jaxllada.common.config.compute import compute_config
+    from jaxllada.common.run.evaluation import baselines
+    from jaxllada.common.run.verbs import rows_of
+    from npu_backend.train.inputs import make_validation, train_source
+    from npu_backend.train.loop import Task
+    from npu_backend.train.start import make_network, set_weights
+
+    compute = compute_config(config)
+    network, objective = make_network(model, compute, mesh)
+    rows = rows_of(config, tokenizer)
+    source = train_source(config, rows["train"], model, mesh)
+    test = rows.get("test")
+    return Task(
+        model=model,
+        network=network,
+        objective=objective,
+        set_weights=lambda: set_weights(network, origin, mesh, config.seed),
+        mesh=mesh,
+        source=source,
+        total_steps=config.total_steps(source.steps_per_epoch),
+        tokenizer=tokenizer,
+        measure=None if test is None else make_validation(config, objective, model, test, mesh),
+        write_sample=_text_sampler(config, network, tokenizer, mesh),
+        baselines=baselines(rows["train"], test, model, config.eval_max_rows),
+    )
+
+
+def _text_sampler(
+    config: Config, network: Any, tokenizer: "Tokenizer", mesh: "Mesh"
+) -> Callable[[], str] | None:
+    """Returns a function that samples a page of texts, the same noise every time."""
+    import torch
+
+    from jaxllada.common.config.sampling import SamplingConfig
+    from npu_backend.sampling.generate import sample
+
+    if mesh.size > 1 or not config.sample_length:
+        return None
+    length = config.sample_length
+    options = SamplingConfig(
+        steps=length, gen_length=length, block_length=math.gcd(length, 32), temperature=0.5
+    )
+    # An empty prompt is the start of a document, which follows the end of another.
+    prompts = [
+        tokenizer.encode(text) or [tokenizer.eos_id] for text in config.sample_prompts or [""]
+    ]
+
+    def page() -> str:
+        texts = []
+        network.eval()
+        for ids in prompts:
+            generator = torch.Generator().manual_seed(0)
+            prompt = torch.tensor([ids], device=mesh.device)
+            tokens = sample(network, prompt, options, generator=generator)
+            texts.append(tokenizer.decode(tokens[0].cpu().numpy()))
+        network.train()
+        return "\n\n----\n\n".join(texts) + "\n"
+
+    return page

@@ -1,0 +1,1 @@
+"""Optimisation: state, step, loop, checkpoints."""
