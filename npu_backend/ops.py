@@ -27,10 +27,11 @@ class Kernels:
     rms_norm: bool = False
     rotary: bool = False
     swiglu: bool = False
+    adamw: bool = False
 
 
 PLAIN = Kernels()
-FUSED = Kernels(attention=True, rms_norm=True, rotary=True, swiglu=True)
+FUSED = Kernels(attention=True, rms_norm=True, rotary=True, swiglu=True, adamw=True)
 
 
 def _npu() -> Any:

@@ -16,7 +16,11 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("SWANLAB_MODE", "disabled")
 
-SHAPE_CHECKED = ["jaxllada.models", "jaxllada.diffusion", "jaxllada.sampling"]
+SHAPE_CHECKED = [
+    f"{package}.{layer}"
+    for package in ("jaxllada", "npu_backend")
+    for layer in ("models", "diffusion", "sampling")
+]
 
 if os.environ.get("JAXLLADA_TEST_SHAPES", "1") != "0":
     import jaxtyping
