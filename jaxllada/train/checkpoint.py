@@ -17,6 +17,8 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.run import checkpoints
 from jaxllada.train.state import TrainState
 
+_CHUNK_BYTES = 64 << 20
+
 
 class Checkpoints(checkpoints.Checkpoints):
     """The checkpoints of one run folder, written by orbax."""
@@ -27,7 +29,10 @@ class Checkpoints(checkpoints.Checkpoints):
 
     def write(self, path: Path, state: TrainState) -> Callable[[], None]:
         """Copies `state` to the host; the rest happens behind the next steps."""
-        response = ocp.save_checkpointables_async(str(path), _parts(state))
+        context = ocp.Context()
+        context.array.saving.scoped_storage_options_creator = _chunks
+        with context:
+            response = ocp.save_checkpointables_async(str(path), _parts(state))
         return lambda: response.result()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -57,6 +62,16 @@ class Checkpoints(checkpoints.Checkpoints):
         if jax.process_count() > 1:
             return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         return number
+
+
+def _chunks(key: Any, value: Any) -> Any:
+    """Cuts large stacked weights by layer, so that one layer can be read without the others."""
+    if getattr(value, "nbytes", 0) <= _CHUNK_BYTES:
+        return None
+    is_stacked = any(getattr(part, "key", getattr(part, "name", "")) == "blocks" for part in key)
+    return ocp.options.ArrayOptions.Saving.StorageOptions(
+        chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if is_stacked else None
+    )
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A converted folder is what orbax restores, on any mesh; what is missing or torn is refused."""
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -101,8 +102,9 @@ def test_several_chunks_per_layer_restore_alike(model, flax_folder):
 def test_the_meta_data_are_those_that_orbax_writes(tmp_path, flax_folder):
     """A later orbax that writes other fields shows here first."""
     own = {"wte": np.zeros((4, 2), np.float32), "blocks": {"w": np.zeros((2, 2), np.float32)}}
-    saving = ocp.options.ArrayOptions.Saving(use_ocdbt=False, use_compression=False)
-    with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False
+    with context:
         ocp.save_checkpointables(str(tmp_path / "own"), {"params": own})
 
     def fields(value):
@@ -162,22 +164,19 @@ STORAGES = {
     "as orbax does": {},
     "zarr folders": {"use_ocdbt": False},
     "zarr 2": {"use_ocdbt": False, "use_zarr3": False},
-    "a chunk per layer": {"per_layer": True},
+    "a chunk per layer": {"storage_options.shard_axes": (0,)},
+    "small chunks": {"storage_options.chunk_byte_size": 600},
 }
 
 
 @pytest.mark.parametrize("how", STORAGES)
 def test_every_way_orbax_writes_is_read_by_layer(model, tmp_path, how):
-    options = dict(STORAGES[how])
-    storage = {}
-    if options.pop("per_layer", False):
-        each = ocp.options.ArrayOptions.Saving.StorageOptions(
-            shard_axes=(0,), chunk_byte_size=2**26
-        )
-        storage = {"scoped_storage_options_creator": lambda key, value: each}
-    saving = ocp.options.ArrayOptions.Saving(**options, **storage)
+    context = ocp.Context()
+    for key, value in STORAGES[how].items():
+        *parts, last = key.split(".")
+        setattr(functools.reduce(getattr, parts, context.array.saving), last, value)
     expected = params_of(model)
-    with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+    with context:
         ocp.save_checkpointables(str(tmp_path / "own"), {"params": expected})
     TINY.save(tmp_path / "own")
     assert is_checkpoint_folder(tmp_path / "own")
@@ -349,6 +348,22 @@ def test_one_flipped_bit_in_a_run_is_found_before_it_is_read(tmp_path, capsys):
     file.write_bytes(data)
     assert_same_bits(load_run_params(tmp_path)[0], some_state(1).params)
     assert "2: damaged" in capsys.readouterr().err
+
+
+def test_a_run_stores_large_weights_so_that_a_layer_is_read_alone(tmp_path, monkeypatch):
+    from tests.jax.test_checkpoint import Checkpoints, some_state
+
+    monkeypatch.setattr("jaxllada.train.checkpoint._CHUNK_BYTES", 30)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, some_state(1), {})
+    checkpoints.close()
+    for item in ("params", "ema"):
+        stacked = open_arrays(tmp_path / "checkpoints" / "1" / item)["blocks", "ln", "weight"]
+        assert isinstance(stacked, DecodedArray)
+        assert stacked.shape == (2, 8)
+        assert stacked._chunk == (1, 4)
+    TINY.save(tmp_path)
+    assert_same_bits(load_run_params(tmp_path, average=False)[0], some_state(1).params)
 
 
 def test_an_array_without_plain_chunks_is_not_mapped(tmp_path, model):
