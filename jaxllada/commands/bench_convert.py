@@ -27,7 +27,7 @@ from jaxllada.common.durable import sync
 from jaxllada.common.errors import UserError
 from jaxllada.common.memory import keep_freed_memory
 from jaxllada.common.notices import notice
-from jaxllada.common.sizes import parse_bytes
+from jaxllada.common.sizes import parse_bytes, show_bytes
 from jaxllada.common.timing import forget_peak_memory, peak_memory, speed_ratio, take_turns
 from jaxllada.common.weights.layouts import LLADA
 from jaxllada.common.weights.shards import Tensor, plan_shards, write_shards
@@ -144,9 +144,7 @@ def _cut(name: str, size: int) -> ModelConfig:
     per_layer = nbytes(2) - nbytes(1)
     layers = round((size - nbytes(1)) / per_layer) + 1
     if layers > model.n_layers:
-        raise UserError(
-            f"size={size / 1e9:.3g}GB: {name} has {nbytes(model.n_layers) / 1e9:.3g} GB"
-        )
+        raise UserError(f"size={show_bytes(size)}: {name} has {show_bytes(nbytes(model.n_layers))}")
     return dataclasses.replace(model, n_layers=max(1, layers), block_group_size=1)
 
 

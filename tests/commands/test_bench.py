@@ -67,9 +67,31 @@ def test_the_table_names_every_number(capsys):
         assert key in table
 
 
+def test_converting_takes_turns_with_cp_and_loses_no_bit(capsys, tmp_path):
+    arguments = ["--size", "60KB", "--folder", str(tmp_path), "--rounds", "2"]
+    assert main(["bench", "convert", *TINY[:2], *arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["model"], report["layers"], report["bytes"]) == ("tiny", 2, 53568)
+    assert report["round_trip_is_bit_exact"] is True
+    assert report["largest_tensor_bytes"] == 8192
+    assert report["peak_allowed_bytes"] == 2 * 8192 + 2**29
+    for way in ("hf_to_flax", "flax_to_hf"):
+        rate = report[f"{way}_gigabytes_per_second"] * report[f"{way}_seconds_median"]
+        assert rate == pytest.approx(53568e-9)
+        assert 0 <= report[f"{way}_peak_bytes"] < report["peak_allowed_bytes"]
+        assert report[f"{way}_cp_seconds_median"] > 0
+        assert report[f"{way}_times_the_speed_of_cp"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["convert", "--size", "9TB"], "size=9 TB: llada-8b has 16 GB"),
+        (["convert", "--size", "much"], "size=much: expected a size such as 5GB"),
+        (["convert", "--folder", "/nowhere"], "folder=/nowhere: expected a folder that exists"),
+        (["convert", "--beside", "x"], "beside=x: convert takes turns with cp"),
+        (["train", "--size", "4GB"], "size=4GB: is only for bench convert"),
         (["sampel"], "did you mean 'sample'?"),
         (["sample", "--rounds", "0"], "rounds=0: expected 1 or more"),
         (["sample", "--model_name_or_path", "llada9b"], "preset 'llada9b' is unknown"),
