@@ -1,155 +1,34 @@
-"""Counts parameters, FLOPs and bytes of a model, without making its weights.
+"""The verb `inspect` (`jaxllada/apps/inspect.py`), which here knows orbax checkpoints as well."""
 
-jaxllada inspect llada-8b
-jaxllada inspect path/to/folder
-jaxllada inspect --fit 100M --vocab 32000 --save models/mine
-"""
-
-import dataclasses
-import json
-import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxllada.common.config.model import ModelConfig
-from jaxllada.common.config.presets import PRESETS, preset
-from jaxllada.common.errors import UserError, nearest
+from jaxllada.apps import inspect as app
+from jaxllada.apps.inspect import Config
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    model: str = field(default="", metadata={"positional": True})
-    """Preset, config.json or model folder; the headers of its weight files are checked too."""
-    fit: str = ""
-    """Instead of a model: a parameter budget such as 100M or 1.5B to shape a model for."""
-    vocab: int = 0
-    """Vocabulary size of the fitted model; 0: that of LLaDA, 126464."""
-    length: int = 0
-    """Sequence length the FLOPs are counted at; 0: the context of the model."""
-    save: str = ""
-    """Folder to write the config.json to."""
-    json: bool = False
-    """Print one JSON object instead of tables."""
-
-    def __post_init__(self) -> None:
-        if bool(self.model) == bool(self.fit):
-            raise UserError(
-                "expected either a model or --fit: jaxllada inspect llada-100m, "
-                "or jaxllada inspect --fit 100M --vocab 32000"
-            )
-        if self.vocab and not self.fit:
-            raise UserError(f"vocab={self.vocab}: only --fit takes a vocabulary size")
-        for key in ("vocab", "length"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)}: expected 0 or more")
+__all__ = ["Config", "run"]
 
 
 def run(config: Config) -> int:
     """Prints the sizes; returns 1 when weight files do not hold what the config asks for."""
-    model = _model(config)
-    name = config.model or f"fit {config.fit}"
-    report = {"model": name, **measure(model, config.length or model.max_sequence_length)}
-    folder = Path(config.model)
-    if config.model and folder.is_dir() and _has_weights(folder):
-        report["weights"] = compare_weights(model, folder)
-    if config.save:
-        Path(config.save).mkdir(parents=True, exist_ok=True)
-        model.save(config.save)
-    if config.json:
-        print(json.dumps(report, indent=2))
-    else:
-        from jaxllada.commands.inspect_report import print_report
-
-        print_report(report, model)
-        if config.save:
-            print(f"\nwrote {Path(config.save) / 'config.json'}")
-    return 0 if report.get("weights", {}).get("complete", True) else 1
+    return app.run(config, _look)
 
 
-def measure(model: ModelConfig, length: int) -> dict[str, Any]:
-    """Returns parameters by part, FLOPs per token at `length` tokens, and sizes in bytes."""
-    from jaxllada.common.counting import checkpoint_bytes, count_parameters, flops_per_token
-
-    count = count_parameters(model)
-    forward = flops_per_token(model, length)
-    half = flops_per_token(model, length, head_fraction=0.5)
-    return {
-        "config": model.to_dict(),
-        "parameters": {**dataclasses.asdict(count), "total": count.total, "body": count.body},
-        "length": length,
-        "flops_per_token": {
-            "forward": forward,
-            "training": 3 * forward,
-            "training_masked_only": 3 * half,
-        },
-        "bytes": {
-            "checkpoint_bfloat16": checkpoint_bytes(model, "bfloat16"),
-            "checkpoint_float32": checkpoint_bytes(model, "float32"),
-            # float32 weights and two moments of Adam; the gradient lives during a step only.
-            "training_state": 3 * checkpoint_bytes(model, "float32"),
-            "gradient": checkpoint_bytes(model, "float32"),
-        },
-    }
-
-
-def compare_weights(model: ModelConfig, folder: Path) -> dict[str, Any]:
-    """Compares the headers of a folder's weight files with what the config asks for."""
-    from jaxllada.common.counting import count_parameters
-    from jaxllada.common.weights.index import WeightFolder
-    from jaxllada.common.weights.names import stored_names
-
-    files = WeightFolder(folder)
-    expected, found = set(stored_names(model)), set(files.names)
-    if model.weight_tying:  # a tied head may be stored a second time
-        found.discard("model.transformer.ff_out.weight")
-    types: dict[str, int] = {}
-    elements = stored_bytes = 0
-    for name in sorted(found):
-        size = 1
-        for side in files.shape(name):
-            size *= side
-        kind = files.dtype(name)
-        types[kind.name] = types.get(kind.name, 0) + 1
-        elements += size
-        stored_bytes += size * kind.itemsize
-    missing, unexpected = sorted(expected - found), sorted(found - expected)
-    total = count_parameters(model).total
-    return {
-        "tensors": len(files.names),
-        "types": types,
-        "bytes": stored_bytes,
-        "elements": elements,
-        "missing": missing,
-        "unexpected": unexpected,
-        "complete": not missing and not unexpected and elements == total,
-    }
-
-
-def _model(config: Config) -> ModelConfig:
-    if config.fit:
-        from jaxllada.common.counting import fit
-
-        template = preset("llada-100m")
-        return fit(_budget(config.fit), config.vocab or template.vocab_size, template=template)
-    if Path(config.model).exists():
-        return ModelConfig.from_folder(config.model)
-    if config.model.lower() in PRESETS:
-        return preset(config.model.lower())
-    raise UserError(
-        f"model={config.model}: no such file or folder, and not one of the presets "
-        f"{', '.join(PRESETS)}{nearest(config.model.lower(), PRESETS)}"
+def _look(path: Path, step: int | None) -> dict[str, Any] | None:
+    from jaxllada.common.run.checkpoints import is_run_folder
+    from jaxllada.common.weights.inspection import (
+        inspect_arrays,
+        inspect_weights,
+        newest_checkpoint,
     )
 
+    if (weights := inspect_weights(path, step)) is not None:
+        return weights
+    folder = newest_checkpoint(path, step) if is_run_folder(path) else path
+    # The average of a run's weights first: it is what `load` takes.
+    items = [item for item in ("ema", "params") if (folder / item / "_METADATA").is_file()]
+    if not items:
+        return None
+    from jaxllada.orbax_arrays import open_arrays
 
-def _budget(text: str) -> int:
-    match = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)\s*([kKmMbBgG]?)", text.strip())
-    if not match or float(match[1]) == 0:
-        raise UserError(f"fit={text}: expected a number of parameters such as 100M or 1.5B")
-    return round(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return inspect_arrays(path, step, open_arrays, items)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from jaxllada.common.config.load import load_config
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
+from tests.jax.golden import write_variant
+from tests.model_folders import ILLADA, write_model
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dense"
@@ -96,13 +99,102 @@ def test_missing_and_left_over_weights_are_named(capsys, damaged):
     assert "1 unexpected: model.transformer.extra.weight" in out
 
 
-def test_tensors_of_another_size_are_noticed(capsys, damaged):
+def test_tensors_of_another_size_are_named(capsys, damaged):
     def change(tensors):
         tensors["model.transformer.ln_f.weight"] = np.zeros(63, np.float32)
 
-    code, found = report(capsys, damaged(change))
+    folder = damaged(change)
+    code, found = report(capsys, folder)
+    name = "model.transformer.ln_f.weight has shape (63,), but config.json asks for (64,)"
+    assert (code, found["weights"]["misshaped"]) == (1, [name])
+    inspect.run(inspect.Config(model=folder))
+    assert f"1 misshaped: {name}" in capsys.readouterr().out
+
+
+def test_a_fused_tensor_is_one_kind(capsys, tmp_path):
+    write_variant("seq", tmp_path)
+    code, found = report(capsys, str(tmp_path))
+    kinds = {row["name"]: row for row in found["weights"]["kinds"]}
+    fused = kinds["model.transformer.blocks.{layer}.att_proj.weight"]
+    assert code == 0
+    assert fused["count"] == found["config"]["n_layers"]
+    assert sum(row["bytes"] for row in kinds.values()) == found["weights"]["bytes"]
+
+
+def test_the_llama_layout_of_illada_is_described(capsys, tmp_path):
+    write_model(tmp_path, ILLADA, "llama", "bfloat16", shards=3)
+    code, found = report(capsys, str(tmp_path))
+    weights = found["weights"]
+    assert (code, weights["format"], weights["files"]) == (0, "llama", 3)
+    assert weights["loader"] == "safetensors, llama names"
+    assert weights["types"] == {"bfloat16": 20}  # the second copy of the tied head is not counted
+    assert weights["elements"] == found["parameters"]["total"]
+    notes = " / ".join(weights["notes"])
+    assert "no file tells the id of the mask token" in notes
+    assert "the head is tied but stored as well (lm_head.weight)" in notes
+    assert "rotary angles are rounded" in notes
+    assert "can be exported as llada or llama" in notes
+
+
+def test_a_model_that_llama_cannot_express_says_so(capsys, tmp_path):
+    write_variant("scale", tmp_path)
+    _, found = report(capsys, str(tmp_path))
+    assert any(
+        "llada only: layout=llama cannot express scale_logits" in n
+        for n in found["weights"]["notes"]
+    )
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A training run with two checkpoints, the second with an average of the weights."""
+    from tests.jax.saved_runs import write_run
+
+    return write_run(tmp_path_factory.mktemp("run"), averaged=(2,))
+
+
+def test_a_run_and_a_converted_folder_are_described(capsys, tmp_path, run_folder):
+    from jaxllada.convert import open_source
+    from jaxllada.stream import to_flax
+
+    to_flax(open_source(run_folder), tmp_path / "flax")
+    cases = [
+        ([run_folder], "run", "orbax, item ema, checkpoint 2"),
+        ([run_folder, "--step", "1"], "run", "orbax, item params, checkpoint 1"),
+        ([tmp_path / "flax"], "orbax", "orbax, item params"),
+    ]
+    for argv, kind, loader in cases:
+        code, found = report(capsys, *map(str, argv))
+        weights = found["weights"]
+        assert (code, weights["format"], weights["loader"]) == (0, kind, loader)
+        assert weights["elements"] == found["parameters"]["total"]
+        assert weights["bytes"] == 4 * weights["elements"]
+    with pytest.raises(UserError, match=r"step=7: no such checkpoint in .* \(there: 1, 2\)"):
+        report(capsys, str(run_folder), "--step", "7")
+    with pytest.raises(UserError, match="step=7: .* is not the folder of a training run"):
+        report(capsys, "tiny", "--step", "7")
+
+
+def test_arrays_that_are_not_those_of_the_config_are_named(capsys, tmp_path, run_folder):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    changed = config | {"include_qkv_bias": True, "embedding_size": 130}
+    (folder / "config.json").write_text(json.dumps(changed))
+    code, found = report(capsys, str(folder))
     assert code == 1
+    assert "blocks.attention.q_proj.bias" in found["weights"]["missing"]
+    assert found["weights"]["misshaped"][0].startswith(("ff_out.weight has shape", "wte has shape"))
     assert not found["weights"]["complete"]
+
+
+def test_a_cut_off_file_is_an_error_of_one_line(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "model")
+    shard = tmp_path / "model" / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match="00001-of-00002.safetensors is not a complete") as caught:
+        inspect.run(inspect.Config(model=str(tmp_path / "model")))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

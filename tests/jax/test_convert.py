@@ -16,8 +16,8 @@ from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.convert import load, open_source, save
 from jaxllada.stream import to_flax
 from tests.jax.golden import DENSE, VARIANT_CONFIGS, dense_values, write_variant
+from tests.jax.saved_runs import write_run
 from tests.jax.test_mesh import on_eight_devices
-from tests.jax.tiny_run import make_config, run_training
 from tests.model_folders import (
     DTYPES,
     ILLADA,
@@ -35,7 +35,7 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_folder_comes_back_bit_for_bit(tmp_path_factory, data):
     """HF -> Flax -> HF, through the other layout and back where both can express the model."""
@@ -62,7 +62,7 @@ def test_any_folder_comes_back_bit_for_bit(tmp_path_factory, data):
         assert config_of(folder / "back") == config_of(folder / "in")
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_any_model_comes_back_bit_for_bit(tmp_path_factory, data):
     """Flax -> HF -> Flax."""
@@ -124,8 +124,7 @@ def test_a_layout_that_cannot_express_the_model_writes_nothing(tmp_path):
 def formats(tmp_path_factory):
     """The same weights as a folder of each layout, an orbax checkpoint and a training run."""
     folder = tmp_path_factory.mktemp("formats")
-    config = make_config(folder / "run", max_steps=2, save_steps=1)
-    run_training(config)
+    write_run(folder / "run")
     model = load(folder / "run")
     for layout in LAYOUTS:
         save(model, folder / layout, layout=layout)

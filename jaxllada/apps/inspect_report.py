@@ -12,8 +12,8 @@ _PARTS = ("embedding", "attention", "mlp", "norms", "head")
 
 def print_report(report: dict[str, Any], model: ModelConfig) -> None:
     """Prints the shape of a model, its sizes, and how its weight files compare."""
-    # Output of a pipe is not 80 columns wide: nothing may wrap.
-    console = Console(highlight=False, soft_wrap=True)
+    # Output of a pipe is not 80 columns wide: nothing may wrap or be cut.
+    console = Console(highlight=False, soft_wrap=True, width=160)
     console.print(f"[bold]{report['model']}[/bold]  {_shape(model)}\n")
     console.print(_parameters(report["parameters"]))
     console.print()
@@ -22,7 +22,7 @@ def print_report(report: dict[str, Any], model: ModelConfig) -> None:
     console.print(_bytes(report["bytes"]))
     if "weights" in report:
         console.print()
-        _print_weights(console, report["weights"], report["parameters"]["total"])
+        _print_weights(console, report["weights"])
 
 
 def size(count: float, unit: str = "B") -> str:
@@ -86,16 +86,25 @@ def _bytes(count: dict[str, int]) -> Table:
     return table
 
 
-def _print_weights(console: Console, weights: dict[str, Any], total: int) -> None:
+def _print_weights(console: Console, weights: dict[str, Any]) -> None:
     kinds = ", ".join(f"{n} {kind}" for kind, n in weights["types"].items())
-    console.print(f"[bold]weight files[/bold]  {kinds} tensors, {size(weights['bytes'])}")
-    for word in ("missing", "unexpected"):
+    files = f"{weights['files']} file" + "s" * (weights["files"] != 1)
+    console.print(
+        f"[bold]weights[/bold]  {weights['loader']}: {kinds} tensors in {files}, ", end=""
+    )
+    console.print(f"{size(weights['bytes'])}\n")
+    table = _table("stored tensor", "number", "shape", "type", "size")
+    for row in weights["kinds"]:
+        shape = " x ".join(map(str, row["shape"]))
+        table.add_row(row["name"], str(row["count"]), shape, row["dtype"], size(row["bytes"]))
+    console.print(table)
+    console.print()
+    for word in ("missing", "unexpected", "misshaped"):
         names = weights[word]
         if names:
             console.print(f"  [red]{len(names)} {word}[/red]: {', '.join(names[:6])}", end="")
             console.print(f" and {len(names) - 6} more" if len(names) > 6 else "")
     if weights["complete"]:
         console.print("  every tensor is there, none is left over")
-    elif not weights["missing"] and not weights["unexpected"]:
-        stored = weights["elements"]
-        console.print(f"  [red]{stored:,} stored values[/red], but config.json asks for {total:,}")
+    for note in weights["notes"]:
+        console.print(f"  {note}")
