@@ -7,10 +7,14 @@ import numpy as np
 
 from jaxllada.common.notices import byte_progress
 from jaxllada.common.partial import partial_folder
-from jaxllada.common.weights.pieces import pieces
 from jaxllada.common.weights.side_files import copy_side_files
 from jaxllada.common.weights.source import Source
-from jaxllada.common.weights.streaming import check_apart, named_dtype, source_fingerprint
+from jaxllada.common.weights.streaming import (
+    check_apart,
+    module_blocks,
+    named_dtype,
+    source_fingerprint,
+)
 from jaxllada.orbax_files import Leaf, seal_params, write_params
 
 
@@ -21,7 +25,7 @@ def to_flax(
 
     The folder holds config.json, the tokenizer of `source` and an orbax checkpoint with the item
     `params`. It appears complete or not at all; an interrupted conversion is resumed. In memory are
-    pieces of 64 MB and what the system maps of one tensor. Returns the number of bytes of weights.
+    pieces of 64 MB and what the system maps of one kernel. Returns the number of bytes of weights.
 
     Raises:
         UserError: `target` exists, its disk is full, or the weights do not fit `dtype`.
@@ -41,8 +45,7 @@ def to_flax(
     ]
 
     def read(leaf: Leaf, layer: int, rows: int) -> Iterator[np.ndarray]:
-        entry = entries[leaf.path]
-        return pieces(source.read(entry, layer), leaf.dtype, rows=rows, what=leaf.name)
+        return module_blocks(source, entries[leaf.path], layer, leaf.dtype, rows)
 
     total = sum(leaf.nbytes for leaf in leaves)
     about = {

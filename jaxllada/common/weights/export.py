@@ -34,7 +34,7 @@ def to_hugging_face(
     """Writes a complete model folder of `layout`; returns its shards.
 
     The folder appears complete or not at all; an interrupted conversion goes on with the first
-    shard that is not finished. In memory are pieces of 64 MB, one tensor to transpose, and what the
+    shard that is not finished. In memory are pieces of 64 MB, one kernel to transpose, and what the
     system maps of it. `dtype` casts; None keeps the stored types. `recipe` goes into the card.
 
     Raises:

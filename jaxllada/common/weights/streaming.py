@@ -13,7 +13,7 @@ from jaxllada.common.partial import fingerprint
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.common.weights.names import Entry
-from jaxllada.common.weights.pieces import cast, copy_tiled, pieces
+from jaxllada.common.weights.pieces import cast, copy_tiled, pieces, rows_per_piece
 from jaxllada.common.weights.source import Source
 
 
@@ -54,21 +54,33 @@ def source_fingerprint(source: Source) -> str:
     return fingerprint(files | {"config.json": Path(source.path) / "config.json"})
 
 
+def module_blocks(
+    source: Source, entry: Entry, layer: int, dtype: np.dtype, rows: int
+) -> Iterator[np.ndarray]:
+    """Yields one layer in module orientation in contiguous blocks of `rows` rows."""
+    what, count = ".".join(entry.path), source.shape(entry)[0]
+    if entry.transposed:  # the file has the columns together
+        yield from pieces(source.read(entry, layer), dtype, rows=rows, what=what)
+        return
+    for first in range(0, count, rows):
+        block = source.read(entry, layer, (first, min(first + rows, count)))
+        yield from pieces(block, dtype, rows=rows, what=what)
+
+
 def stored_blocks(
     source: Source, entry: Entry, layer: int, dtype: np.dtype
 ) -> Iterator[np.ndarray]:
     """Yields one layer as it is stored ([out, in] for kernels) in contiguous blocks of rows."""
     what, shape, step = ".".join(entry.path), source.shape(entry), source.rows(entry)
-    if step >= shape[0]:
-        block = source.read(entry, layer)
-        yield from pieces(block.T if entry.transposed else block, dtype, what=what)
-        return
-    cuts = [(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
     if not entry.transposed:
-        for cut in cuts:
-            yield from pieces(source.read(entry, layer, cut), dtype, what=what)
+        step = min(step, rows_per_piece(shape, source.dtype(entry).itemsize))
+        yield from module_blocks(source, entry, layer, dtype, step)
+        return
+    if step >= shape[0]:
+        yield from pieces(source.read(entry, layer).T, dtype, what=what)
         return
     out = np.empty(shape[::-1], dtype)
-    for cut in cuts:
+    for first in range(0, shape[0], step):
+        cut = (first, min(first + step, shape[0]))
         copy_tiled(out[:, slice(*cut)], cast(source.read(entry, layer, cut), dtype, what).T)
     yield out
