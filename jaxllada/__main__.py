@@ -15,6 +15,7 @@ VERBS = {
     "inspect": ("jaxllada.commands.inspect", "count parameters, FLOPs and bytes of a model"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "convert": ("jaxllada.commands.convert", "convert weights between Hugging Face and Flax"),
+    "verify": ("jaxllada.commands.verify", "compare two checkpoints tensor by tensor"),
     "bench": ("jaxllada.commands.bench", "measure training, sampling and converting"),
 }
 ALIASES = {"train": "pretrain", "eval": "evaluate"}
