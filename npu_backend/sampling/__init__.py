@@ -1,0 +1,1 @@
+"""Reverse process: from a canvas of masks to tokens."""

@@ -1,0 +1,84 @@
+"""One model call of the sampler: the predicted token and its confidence for every open position.
+
+The head is most of the work of a small model, so it runs on the open positions only. How many they
+are follows from the plan: nothing is asked of the device.
+
+Shape letters: B rows, L canvas length, S positions of the window, R gathered positions,
+D model width, K draws per position.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from jaxllada.common.policy import Policy
+from npu_backend.models.mask_predictor import take_rows
+from npu_backend.sampling.inputs import Inputs
+from npu_backend.sampling.logits import read_logits
+
+Hidden = Callable[..., Float[Tensor, "B S D"]]
+"""The model without its head: (tokens, visible, window=) -> rows of the window."""
+Head = Callable[[Any], Any]
+"""The head alone: [N, D] -> float32 logits [N, V]."""
+
+ROWS_AT_ONCE = 512
+"""Positions whose logits exist at the same time: 260 MB of the released vocabulary."""
+
+
+class Prediction(NamedTuple):
+    """Tokens and confidences of the window; positions that are not open hold anything."""
+
+    tokens: Int[Tensor, "B S"]
+    confidence: Float[Tensor, "B S"]
+
+
+def predict(
+    hidden: Hidden,
+    head: Head,
+    canvas: Int[Tensor, "B L"],
+    is_open: Bool[Tensor, "B S"],
+    start: int,
+    noise: Float[Tensor, "B S K"] | None,
+    inputs: Inputs,
+    policy: Policy,
+    most_open: int,
+) -> Prediction:
+    """Calls the model once and reads the open positions of the window that begins at `start`.
+
+    No row has more than `most_open` of them. `noise` chooses tokens where there is a temperature.
+    """
+    if policy.is_guided:
+        without_prompt = torch.where(inputs.known, policy.mask_id, canvas)
+        canvas = torch.cat([canvas, without_prompt])
+    states = hidden(canvas, inputs.visible, window=(start, policy.window))
+    index = None
+    if most_open < policy.window:
+        # Open positions first, both kinds in order.
+        index = (~is_open).int().argsort(dim=1, stable=True)[:, :most_open]
+        states = take_rows(states, index.repeat(2 if policy.is_guided else 1, 1))
+    shape = (len(is_open), most_open)
+    states = states.flatten(0, 1)
+    if noise is not None:
+        noise = noise.flatten(0, 1) if index is None else take_rows(noise, index).flatten(0, 1)
+    parts = []
+    count = shape[0] * shape[1]
+    for first in range(0, count, ROWS_AT_ONCE):
+        rows = slice(first, min(count, first + ROWS_AT_ONCE))
+        logits = head(states[rows])
+        if policy.is_guided:
+            unconditional = head(states[rows.start + count : rows.stop + count])
+            logits = unconditional + (inputs.cfg_scale + 1) * (logits - unconditional)
+        draws = None if noise is None else noise[rows]
+        parts.append(read_logits(logits, draws, inputs.temperature, policy))
+    tokens, confidence = (torch.cat(values).view(shape) for values in zip(*parts, strict=True))
+    if index is None:
+        return Prediction(tokens, confidence)
+    return Prediction(_scatter(tokens, index, policy), _scatter(confidence, index, policy))
+
+
+def _scatter(values: Tensor, index: Int[Tensor, "B R"], policy: Policy) -> Tensor:
+    blank = values.new_zeros(len(index), policy.window)
+    return blank.scatter_(1, index, values)
