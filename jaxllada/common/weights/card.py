@@ -1,15 +1,15 @@
 """The model card of an exported folder: what it is, how to run it, how it was trained, caveats."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.counting import count_parameters
+from jaxllada.common.run.checkpoints import CHECKPOINTS
 from jaxllada.common.version import __version__
 
 # Settings of a run that say nothing about the weights that came out of it.
@@ -29,7 +29,7 @@ def model_card(
     *,
     config: ModelConfig,
     layout: str,
-    dtype: np.dtype | None = None,
+    dtypes: Iterable[str] = (),
     source_folder: Path | None = None,
     recipe: Mapping[str, Any] | None = None,
     has_tokenizer: bool = True,
@@ -42,23 +42,22 @@ def model_card(
     `has_code` tells whether the folder runs by what it holds; families with modeling files of
     their own may not.
     """
-    recipe = {**_settings(source_folder), **(recipe or {})}
-    metadata = _metadata(config, source_folder, recipe)
+    run = _run_of(source_folder)
+    recipe = {**_settings(run), **(recipe or {})}
+    metadata = _metadata(source_folder, recipe)
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
         f"# {name}",
-        _about(config, layout, dtype),
+        _about(config, layout, dtypes),
         "## Use\n\n" + _usage(name, layout, has_tokenizer, has_template) if has_code else "",
-        _training(recipe, source_folder),
+        _training(recipe, run),
         "## Caveats\n\n" + "\n".join(f"- {text}" for text in _caveats(config, layout, has_code)),
         f"Written by jaxllada {__version__}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metadata(
-    config: ModelConfig, source_folder: Path | None, recipe: Mapping[str, Any]
-) -> dict[str, Any]:
+def _metadata(source_folder: Path | None, recipe: Mapping[str, Any]) -> dict[str, Any]:
     kept = _front_matter(source_folder)
     if "base_model" not in kept and (base := _hub_id(recipe.get("model_name_or_path"))):
         kept["base_model"] = base
@@ -98,7 +97,7 @@ def _hub_id(name: Any) -> str | None:
     return name if is_id else None
 
 
-def _about(config: ModelConfig, layout: str, dtype: np.dtype | None) -> str:
+def _about(config: ModelConfig, layout: str, dtypes: Iterable[str]) -> str:
     c = config
     heads = f"{c.n_heads}" if c.kv_heads == c.n_heads else f"{c.n_heads} ({c.kv_heads} for k, v)"
     rows = {
@@ -108,7 +107,7 @@ def _about(config: ModelConfig, layout: str, dtype: np.dtype | None) -> str:
         "vocabulary": f"{c.vocab_size:,}" + (" (tied head)" if c.weight_tying else ""),
         "context": f"{c.max_sequence_length:,} tokens",
         "mask, end-of-text id": f"{c.mask_token_id}, {c.eos_token_id}",
-        "stored type": dtype.name if dtype is not None else "as in the files",
+        "stored type": " and ".join(dtypes) or "as in the files",
         "layout": {
             "llada": "`llada`: names of the LLaDA release, with a modeling file",
             "llama": "`llama`: names of `LlamaForCausalLM`, `is_causal: false`",
@@ -163,7 +162,7 @@ inputs = tokenizer.apply_chat_template(
     )
 
 
-def _training(recipe: Mapping[str, Any], source_folder: Path | None) -> str:
+def _training(recipe: Mapping[str, Any], run: Path | None) -> str:
     told = {
         key: value
         for key, value in recipe.items()
@@ -173,19 +172,38 @@ def _training(recipe: Mapping[str, Any], source_folder: Path | None) -> str:
     }
     if not told:
         return ""
-    # Where files lay on the machine of the run is nobody's business.
-    told = {
-        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for key, value in told.items()
-    }
+    told = {key: _without_folders(value) for key, value in told.items()}
     settings = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
     text = f"## Training\n\nSettings of `jaxllada pretrain`:\n\n```yaml\n{settings}```"
-    file = source_folder / "summary.txt" if source_folder is not None else None
+    file = run / "summary.txt" if run is not None else None
     if file is not None and file.is_file() and (table := file.read_text(encoding="utf-8").strip()):
         text += (
             f"\n\nAt the end of the run, nats per token (upper bounds):\n\n```text\n{table}\n```"
         )
     return text
+
+
+def _without_folders(value: Any) -> Any:
+    """Keeps the last name of absolute paths: where files lay is the business of that machine."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split("+")] if "/" in value else [value]
+    return " + ".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
+
+
+def _run_of(folder: Path | None) -> Path | None:
+    """The output_dir that `folder` is, or is a checkpoint of."""
+    if folder is not None and folder.parent.name == CHECKPOINTS:
+        return folder.parent.parent
+    return folder
+
+
+def checkpoint_of(folder: Path) -> dict[str, Any]:
+    """Returns which checkpoint of a run a folder is or lies in, as a setting for the card."""
+    for place in (folder, folder.parent):
+        if place.parent.name == CHECKPOINTS and place.name.isdecimal():
+            return {"checkpoint": int(place.name)}
+    return {}
 
 
 def _settings(folder: Path | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import byte_progress
 from jaxllada.common.partial import partial_folder
+from jaxllada.common.weights.card import checkpoint_of
 from jaxllada.common.weights.folder import complete_folder
 from jaxllada.common.weights.layouts import Layout, StoredTensor
 from jaxllada.common.weights.shards import Shard, Tensor, plan_shards, write_shards
@@ -65,7 +66,7 @@ def to_hugging_face(
             config=source.config,
             layout=layout,
             dtype=shards[0].tensors[0].dtype if is_new else None,
-            recipe=recipe,
+            recipe=recipe or checkpoint_of(Path(getattr(source, "folder", source.path))),
             name=target.name,
         )
     return shards

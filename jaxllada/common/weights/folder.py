@@ -15,7 +15,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import notice
 from jaxllada.common.weights.card import model_card
-from jaxllada.common.weights.index import write_json
+from jaxllada.common.weights.index import WeightFolder, write_json
 from jaxllada.common.weights.layouts import Layout, find_layout
 from jaxllada.common.weights.side_files import copy_side_files
 
@@ -60,7 +60,7 @@ def complete_folder(
         layout: that of the weights.
         source_folder: where tokenizer, chat template and generation_config.json are copied from,
             byte for byte; for a training run also its settings, which go into the card.
-        dtype: stored type, for configs that name one.
+        dtype: what to say in configs that name a stored type; None leaves it.
         recipe: settings for the card; they stand before those of a run.
         name: title of the card; the name of the folder by default.
 
@@ -80,7 +80,7 @@ def complete_folder(
         name,
         config=config,
         layout=layout.name,
-        dtype=dtype,
+        dtypes=_stored_types(folder),
         source_folder=source_folder,
         recipe=recipe,
         has_tokenizer=(folder / "tokenizer.json").is_file(),
@@ -142,6 +142,13 @@ def _generation_config(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "eot_token_id": ids.get(TURN_END),
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _stored_types(folder: Path) -> list[str]:
+    if not any(folder.glob("*.safetensors")):
+        return []
+    files = WeightFolder(folder)
+    return sorted({files.dtype(name).name for name in files.names})
 
 
 def _has_template(folder: Path) -> bool:
