@@ -23,6 +23,7 @@ from jaxllada.common.weights.shards import Tensor as StoredOut
 from jaxllada.common.weights.shards import plan_shards, write_shards
 from jaxllada.common.weights.source import Source, open_folder
 from npu_backend.arrays import numpy_view, torch_view
+from npu_backend.models.lora import LoraLinear
 from npu_backend.models.mask_predictor import MaskPredictor, abstract_model
 from npu_backend.models.names import parameter_name, placements
 
@@ -107,8 +108,10 @@ def save(
     The folder appears complete or not at all; files that are already there are kept.
 
     Raises:
-        UserError: the layout cannot express the model, naming the fields.
+        UserError: the layout cannot express the model, naming the fields; the model has adapters.
     """
+    if any(isinstance(module, LoraLinear) for module in model.modules()):
+        raise UserError(f"{path}: the model has adapters that its weights lack; merge them first")
     chosen = find_layout(layout)
     config_json = chosen.write_config(model.config)
     tensors = [_tensor(model, stored) for stored in chosen.tensors(model.config)]
