@@ -32,12 +32,13 @@ class JaxEngine:
         path: str | os.PathLike[str],
         dtype: Dtype | None = None,
         *,
-        average: bool = False,
+        average: bool | None = None,
     ) -> "JaxEngine":
         """Reads a model of any format `load` takes, or the newest sound checkpoint of a run.
 
         `dtype` is the type of weights and activations, by default the stored one. `average` takes
-        the exponential average of a run's weights. Raises `UserError` where something is missing.
+        the exponential average of a run's weights, by default where the run kept one. Raises
+        `UserError` where something is missing.
         """
         return cls(convert.load(path, dtype, average=average))
 

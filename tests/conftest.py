@@ -10,6 +10,8 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
+# Models of tests are tiny: threads of torch would mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests must not wait for a hub or a tracking server that may not be there.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")

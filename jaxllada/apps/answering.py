@@ -27,8 +27,8 @@ class Options:
     """Model folder: a released one, or the output_dir of a training run."""
     tokenizer_name_or_path: str = ""
     """Folder with tokenizer.json, if it is not in the model folder."""
-    average: bool = False
-    """Take the exponential average of a run's weights."""
+    average: bool | None = None
+    """Take the exponential average of a run's weights; by default where the run kept one."""
     dtype: Dtype | None = None
     """Type of weights and activations; the stored one by default."""
     gen_length: int | None = None
@@ -100,8 +100,9 @@ def open_model(options: Options, open_engine: OpenEngine) -> "tuple[Engine, Toke
             f"model_name_or_path={options.model_name_or_path}: there are no weights;"
             " give a released model folder or the output_dir of a run that has saved a checkpoint"
         )
-    if options.average and not is_run_folder(origin.folder):
-        raise UserError("average=true: only training runs keep an average of their weights")
+    if options.average is not None and not is_run_folder(origin.folder):
+        given = str(options.average).lower()
+        raise UserError(f"average={given}: only training runs keep an average of their weights")
     tokenizer = find_tokenizer(options.tokenizer_name_or_path, origin)
     tokenizer.agree_with(origin.config)
     return open_engine(options, origin.folder), tokenizer

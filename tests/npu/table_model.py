@@ -1,14 +1,12 @@
 """A torch model whose logits are dictated by the tables of `tests/plain_loop.py`."""
 
-import os
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
+from tests.npu.devices import DEVICE
 from tests.plain_loop import TABLE_CONFIG, tables
-
-DEVICE = "npu" if os.environ.get("NPU_SIM") == "1" else "cpu"
 
 
 class TableModel(nn.Module):

@@ -15,7 +15,8 @@ from npu_backend.sampling import predict as predict_module
 from npu_backend.sampling.generate import sample, sample_stepwise, sample_trace
 from npu_backend.sampling.gumbel import RowSeed, groups_of, order_noise, token_noise
 from npu_backend.sampling.select import most_confident
-from tests.npu.table_model import DEVICE, TableModel, logits_of
+from tests.npu.devices import DEVICE
+from tests.npu.table_model import TableModel, logits_of
 from tests.plain_loop import plain_loop, softmax
 
 DENSE = "tests/golden/dense"

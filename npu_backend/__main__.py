@@ -1,0 +1,35 @@
+"""The command line: `python -m npu_backend VERB [CONFIG.yaml] [--key value ...]`."""
+
+import sys
+
+from jaxllada.common.cli import Program
+from jaxllada.common.version import __version__
+
+VERBS = {
+    "tokenizer": ("jaxllada.apps.tokenizer", "train a byte-level BPE tokenizer on a data set"),
+    "prepare": ("jaxllada.apps.prepare", "tokenize and pack a data set onto disk"),
+    "pretrain": ("npu_backend.commands.pretrain", "train a model on text"),
+    "evaluate": ("npu_backend.commands.evaluate", "measure the bound in nats per token"),
+    "sample": ("npu_backend.commands.sample", "generate from prompts"),
+    "chat": ("npu_backend.commands.chat", "talk to a model in the terminal"),
+    "inspect": ("jaxllada.apps.inspect", "count parameters, FLOPs and bytes of a model"),
+    "verify": ("npu_backend.commands.verify", "compare two checkpoints tensor by tensor"),
+    "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
+    "doctor": ("npu_backend.commands.doctor", "check driver, CANN, torch_npu and HCCL"),
+}
+ALIASES = {"train": "pretrain", "eval": "evaluate"}
+EXTRAS = {"torch": "torch", "torch_npu": "npu", "matplotlib": "plot"}
+
+PROGRAM = Program(
+    command="python -m npu_backend",
+    about="Masked-diffusion language models of the LLaDA family in PyTorch, for Ascend NPUs.",
+    version=__version__,
+    verbs=VERBS,
+    aliases=ALIASES,
+    extras=EXTRAS,
+    elsewhere={verb: f"jaxllada {verb}" for verb in ("convert", "bench")},
+)
+main = PROGRAM.main
+
+if __name__ == "__main__":
+    sys.exit(main())

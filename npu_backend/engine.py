@@ -1,0 +1,116 @@
+"""The torch implementation of the engine protocol (`common/engine.py`)."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxllada.common.config.compute import Dtype
+from jaxllada.common.config.likelihood import LikelihoodConfig
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.engine import Generation, Update, check_prompts
+from jaxllada.common.errors import UserError
+from jaxllada.common.unmasking import unmasking_plan
+from npu_backend import convert
+from npu_backend.device import find_device
+from npu_backend.diffusion.likelihood import log_likelihood
+from npu_backend.models.mask_predictor import MaskPredictor
+from npu_backend.probe import choose_kernels
+from npu_backend.sampling.generate import sample_stepwise
+from npu_backend.sampling.gumbel import RowSeed
+
+
+class TorchEngine:
+    """Answers token lists with a `MaskPredictor`.
+
+    `ops` chooses its kernels when the first call shows what shapes they will see; None leaves
+    them as they are.
+    """
+
+    def __init__(self, model: MaskPredictor, ops: str | None = None):
+        self.model, self._ops = model, ops
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | os.PathLike[str],
+        dtype: Dtype | None = None,
+        *,
+        device: str = "auto",
+        ops: str = "auto",
+    ) -> "TorchEngine":
+        """Reads a model of any format `load` takes, or the newest sound checkpoint of a run.
+
+        `dtype` is the type of weights and activations, by default the stored one; `device` is
+        auto, npu, cuda or cpu, `ops` auto, fused or plain. Raises `UserError` where something is
+        missing.
+        """
+        place = find_device(device)
+        if ops == "fused" and place.type != "npu":
+            raise UserError(f"ops=fused: {place.type} has no fused kernels; use auto or plain")
+        return cls(convert.load(path, dtype, device=place), ops)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        seed: int = 0,
+        on_update: Callable[[Update], None] | None = None,
+        *,
+        first_row: int = 0,
+    ) -> list[Generation]:
+        """See `common.engine.Engine.generate`."""
+        check_prompts(prompts, config, self.config)
+        longest = max(len(prompt) for prompt in prompts)
+        tokens = np.full((len(prompts), longest), self.config.pad_token_id, np.int32)
+        visible = np.zeros(tokens.shape, np.int32)
+        for row, prompt in enumerate(prompts):
+            start = longest - len(prompt)
+            tokens[row, start:] = prompt
+            visible[row, start:] = 1
+        passes = 2 if config.cfg_scale > 0 else 1
+        self._choose_kernels(passes * len(prompts), longest + config.gen_length)
+        begun = time.perf_counter()
+        total_steps = unmasking_plan(config).total_calls
+        pieces = sample_stepwise(
+            self.model,
+            tokens,
+            config,
+            visible,
+            [RowSeed(seed, first_row + row) for row in range(len(prompts))],
+            steps_per_piece=None if on_update is None else 1,
+        )
+        for trace in pieces:
+            if on_update is not None:
+                on_update(Update(trace.tokens, trace.num_steps, total_steps))
+        seconds = time.perf_counter() - begun
+        return [
+            Generation(trace.tokens[row].tolist(), trace[row], trace.num_steps, seconds)
+            for row in range(len(prompts))
+        ]
+
+    def log_likelihood(
+        self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig
+    ) -> float:
+        """See `common.engine.Engine.log_likelihood`."""
+        passes = 2 if config.cfg_scale > 0 else 1
+        self._choose_kernels(passes * config.batch_size, len(prompt) + len(answer))
+        return log_likelihood(self.model, np.array(prompt, np.int32), np.array(answer), config)
+
+    def _choose_kernels(self, batch: int, length: int) -> None:
+        """Before the first model call: settles which kernels it runs on."""
+        if self._ops is None:
+            return
+        compute = self.model.compute
+        self.model.use(
+            choose_kernels(
+                self._ops, self.model.device, self.config, compute, batch=batch, length=length
+            )
+        )
+        self._ops = None
