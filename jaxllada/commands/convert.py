@@ -31,8 +31,8 @@ class Config:
     direction: Literal["hf-to-flax", "flax-to-hf"] = field(metadata={"positional": True})
     """Which way."""
     source: str = field(metadata={"positional": True})
-    """hf-to-flax: model folder or Hub id. flax-to-hf: Flax folder, output_dir of a training run, or
-    a model folder to write in another layout, type or number of files."""
+    """Model folder, Hub id, Flax folder, or output_dir of a training run, whatever the direction:
+    so a model folder can change its layout, type or number of files, and a run give its weights."""
     target: str = field(metadata={"positional": True})
     """New folder."""
     dtype: Dtype | None = None
@@ -53,8 +53,8 @@ class Config:
             if not getattr(self, key).strip():
                 raise UserError(f"{key}: is empty; expected a folder")
         if self.direction == "hf-to-flax":
-            for key in ("layout", "shard_size", "step", "average"):
-                if getattr(self, key) not in (None, ""):
+            for key in ("layout", "shard_size"):
+                if getattr(self, key):
                     raise UserError(f"{key}={getattr(self, key)}: is only for flax-to-hf")
         parse_bytes(self.shard_size or SHARD_SIZE, "shard_size")
 

@@ -273,6 +273,9 @@ def test_a_training_run_is_converted_from_any_checkpoint(tmp_path, capsys):
 
     assert converted("first", "--step", 1) == tensors(tmp_path / "step-1")
     assert converted("raw", "--average", "false") == tensors(tmp_path / "step-2")
+    convert("hf-to-flax", tmp_path / "run", tmp_path / "weights", "--average", "false")
+    convert("flax-to-hf", tmp_path / "weights", tmp_path / "again")
+    assert tensors(tmp_path / "again") == tensors(tmp_path / "step-2")
     doubled = {n: np.frombuffer(b, k) * 2 for n, (k, _, b) in tensors(tmp_path / "step-2").items()}
     average = converted("average")
     assert all(np.array_equal(np.frombuffer(b, k), doubled[n]) for n, (k, _, b) in average.items())
@@ -468,7 +471,7 @@ def nothing(hf, tmp):
         (too_large, ["--dtype", "float16"], "dtype=float16: ff_out.weight holds 1e+06"),
         (nothing, ["--layout", "llama"], "layout=llama: is only for flax-to-hf"),
         (nothing, ["--shard_size", "1GB"], "shard_size=1GB: is only for flax-to-hf"),
-        (nothing, ["--step", "3"], "step=3: is only for flax-to-hf"),
+        (nothing, ["--step", "3"], "step=3"),
         (nothing, ["--dtype", "float64"], "dtype=float64: expected one of"),
     ],
 )  # fmt: skip

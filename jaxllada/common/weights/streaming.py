@@ -59,7 +59,7 @@ def module_blocks(
 ) -> Iterator[np.ndarray]:
     """Yields one layer in module orientation in contiguous blocks of `rows` rows."""
     what, count = ".".join(entry.path), source.shape(entry)[0]
-    if entry.transposed:  # the file has the columns together
+    if entry.transposed and source.rows(entry) >= count:  # stored by columns
         yield from pieces(source.read(entry, layer), dtype, rows=rows, what=what)
         return
     for first in range(0, count, rows):
