@@ -21,7 +21,7 @@ from jaxllada.common.weights.index import write_json
 from jaxllada.common.weights.layouts import StoredTensor, find_layout
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.peft import MergedSource, read_adapter
-from jaxllada.common.weights.pieces import cast, pieces
+from jaxllada.common.weights.pieces import pieces, rows_per_piece
 from jaxllada.common.weights.shards import Tensor, plan_shards, write_shards
 from jaxllada.common.weights.source import Source
 from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
@@ -141,6 +141,11 @@ class _ModelSource:
 
     def read(self, entry: Entry, layer: int = 0) -> np.ndarray:
         value = _leaf(self._model, entry.path)[...]
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            raise UserError(
+                "save: the weights are spread over several processes; "
+                "`jaxllada convert flax-to-hf` makes a model folder of a checkpoint"
+            )
         return np.asarray(value[layer] if entry.per_layer else value)
 
 
@@ -157,41 +162,57 @@ def _tensor(source: _ModelSource, stored: StoredTensor) -> Tensor:
 
 def _whole(source: Source, entry: Entry, dtype: np.dtype) -> jax.Array:
     """One leaf on the default device; beside it the host holds one copy and a block."""
+    shape = source.shape(entry)
     layers = source.config.n_layers if entry.per_layer else 1
-    out = np.empty((layers, *source.shape(entry)), dtype)
+    out = np.empty((layers, *shape), dtype)
     for layer in range(layers):
-        first = 0
-        for block in pieces(source.read(entry, layer), dtype, what=".".join(entry.path)):
-            out[layer, first : first + len(block)] = block
-            first += len(block)
-    return jnp.asarray(out if entry.per_layer else out[0])
+        _copy(out[layer], source, entry, layer, (0, shape[0]))
+    # Waiting gives the host's copy back before the next one is made.
+    return jax.block_until_ready(jax.device_put(out if entry.per_layer else out[0]))
 
 
 def _sharded(source: Source, entry: Entry, dtype: np.dtype, place: Sharding) -> jax.Array:
     """One leaf over a mesh: every process reads the slices its devices hold, each slice once."""
-    layer_shape = source.shape(entry)
-    shape = (source.config.n_layers, *layer_shape) if entry.per_layer else layer_shape
-
-    @functools.lru_cache(maxsize=1)
-    def layer_of(layer: int, rows: tuple[int, int]) -> np.ndarray:
-        return source.read(entry, layer, rows)
+    shape = source.shape(entry)
+    shape = (source.config.n_layers, *shape) if entry.per_layer else shape
 
     @functools.cache
     def read(index: Index) -> np.ndarray:
         layers = range(*index[0]) if entry.per_layer else range(1)
-        rows, *rest = index[1:] if entry.per_layer else index
-        columns = tuple(slice(*cut) for cut in rest)
-        out = np.empty([len(layers), *(last - first for first, last in (rows, *rest))], dtype)
+        rows, *columns = index[1:] if entry.per_layer else index
+        out = np.empty([len(layers), *(last - first for first, last in (rows, *columns))], dtype)
         for place, layer in enumerate(layers):
-            block = layer_of(layer, rows)[:, *columns] if columns else layer_of(layer, rows)
-            out[place] = cast(block, dtype, ".".join(entry.path))
+            _copy(out[place], source, entry, layer, rows, *columns)
         return out if entry.per_layer else out[0]
 
     def callback(index: tuple[slice, ...] | None) -> np.ndarray:
         index = index or (slice(None),) * len(shape)
         return read(tuple(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True)))
 
-    return jax.make_array_from_callback(shape, place, callback)
+    return jax.block_until_ready(jax.make_array_from_callback(shape, place, callback))
+
+
+def _copy(
+    out: np.ndarray,
+    source: Source,
+    entry: Entry,
+    layer: int,
+    rows: tuple[int, int],
+    *columns: tuple[int, int],
+) -> None:
+    """Fills `out` with rows and columns of a layer, block by block, transposed and cast."""
+    step = source.rows(entry)
+    if not entry.transposed:
+        # What is mapped counts as memory: of an embedding of gigabytes, map a block at a time.
+        step = min(step, rows_per_piece(source.shape(entry), source.dtype(entry).itemsize))
+    for first in range(*rows, step):
+        array = source.read(entry, layer, (first, min(first + step, rows[1])))
+        for cut in columns:
+            array = array[:, slice(*cut)]
+        place = first - rows[0]
+        for block in pieces(array, out.dtype, what=".".join(entry.path)):
+            out[place : place + len(block)] = block
+            place += len(block)
 
 
 def _restored(model: MaskPredictor, places: Any, source: OrbaxSource) -> MaskPredictor:
