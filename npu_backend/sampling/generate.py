@@ -96,8 +96,8 @@ def sample_stepwise(
         seeds=seeds,
         plan=unmasking_plan(config),
         prompt_length=canvas.prompt_length,
-        temperature=config.temperature,
-        cfg_scale=config.cfg_scale,
+        temperature=float(config.temperature),
+        cfg_scale=float(config.cfg_scale),
     )
     return _run(model, inputs, canvas, steps_per_piece)
 

@@ -1,0 +1,57 @@
+"""Both likelihood estimators: the same masks, so the same values; and the released mask counts."""
+
+import numpy as np
+import pytest
+import torch
+
+import jaxllada
+import npu_backend
+from jaxllada.common.likelihood import Round, stratified_counts
+from npu_backend.diffusion.likelihood import mean_log_likelihood
+from tests.jax.golden import DENSE, dense_values
+
+PROMPT, ANSWER = [17, 301, 44, 5, 9], [260, 8, 77, 12, 400, 3, 90]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return jaxllada.load(DENSE), npu_backend.load(DENSE)
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("prompt", [PROMPT, []], ids=["prompt", "no prompt"])
+def test_both_backends_estimate_the_same_value(models, prompt, cfg_scale):
+    config = jaxllada.LikelihoodConfig(mc_num=16, batch_size=4, cfg_scale=cfg_scale, seed=9)
+    ours, theirs = (
+        package.log_likelihood(model, prompt, ANSWER, config)
+        for package, model in zip((jaxllada, npu_backend), models, strict=True)
+    )
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+def test_the_golden_estimate_is_met(models):
+    values = dense_values()
+    start, tokens = int(values["lik_prompt_len"]), values["lik_seq"]
+    rounds = [Round(values["lik_masks"][:, start:], values["lik_counts"])]
+    found = mean_log_likelihood(models[1], tokens[:start], tokens[start:], rounds)
+    np.testing.assert_allclose(found, values["lik_value"], rtol=1e-5)
+
+
+def test_a_generator_draws_other_masks(models):
+    config = npu_backend.LikelihoodConfig(mc_num=4, batch_size=4)
+    values = {
+        npu_backend.log_likelihood(models[1], PROMPT, ANSWER, config, generator)
+        for generator in (None, None, *(torch.Generator().manual_seed(i) for i in (0, 1, 1)))
+    }
+    assert len(values) == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 8, 16, 32, 128])
+def test_counts_are_those_of_the_release(batch):
+    """`get_log_likelihood` of the release, with its float32 `linspace`."""
+    for length in (1, 2, 3, 7, 18, 31, 64, 300):
+        for start in {1, length // 2 + 1, length}:
+            end = start + (batch - 1) * (length / batch)
+            places = torch.round(torch.linspace(float(start), end, steps=batch)).long()
+            expected = ((places - 1) % length) + 1
+            np.testing.assert_array_equal(stratified_counts(start, length, batch), expected)

@@ -1,0 +1,83 @@
+"""Both samplers on the same weights: the same tokens in the same order."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxllada
+import npu_backend
+from jaxllada.sampling.generate import sample_trace as jax_trace
+from npu_backend.sampling.generate import sample_trace as torch_trace
+from tests.jax.golden import DENSE
+
+GOLDEN = json.loads((DENSE / "golden.json").read_text())
+EOT = GOLDEN["eot_token_id"]
+PROMPTS = np.array([[17, 301, 44, 5, 9, 260, 8], [0, 0, 0, 77, 12, 400, 3]], np.int32)
+VISIBLE = np.array([[1] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32)
+MASKED = np.array([[17, 511, 44, 5, 511, 260, 8], [0, 0, 0, 77, 12, 400, 3]], np.int32)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return jaxllada.load(DENSE), npu_backend.load(DENSE)
+
+
+OFFICIAL = {"compat": "official-2025"}
+HOLD = {"confidence_eos_eot_inf": True, "eot_token_id": EOT}
+OPTIONS = {
+    "own rules": {},
+    "release": OFFICIAL,
+    "stop at the end": {"stop_at_eos": True},
+    "release, stop at the end": OFFICIAL | {"stop_at_eos": True},
+    "end tokens last": HOLD,
+    "end tokens last, release": HOLD | OFFICIAL,
+    "no end token, guidance": {"logits_eos_inf": True, "cfg_scale": 1.5},
+    "guidance, release": OFFICIAL | {"cfg_scale": 0.7},
+}
+
+
+def assert_same_run(models, config, prompts):
+    ours, theirs = (
+        jax_trace(models[0], prompts, config, VISIBLE),
+        torch_trace(models[1], prompts, config, VISIBLE),
+    )
+    np.testing.assert_array_equal(theirs.tokens, ours.tokens)
+    np.testing.assert_array_equal(theirs.order, ours.order)
+    # Both round logits of size 20 in float32, which enter as exp.
+    np.testing.assert_allclose(theirs.confidence, ours.confidence, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_greedy_runs_commit_the_same_tokens_in_the_same_steps(models, options):
+    config = jaxllada.SamplingConfig(steps=8, gen_length=16, block_length=8, **options)
+    assert_same_run(models, config, PROMPTS)
+
+
+def test_masks_in_prompts_are_filled_alike(models):
+    config = jaxllada.SamplingConfig(steps=8, gen_length=16, block_length=8, **OFFICIAL)
+    assert_same_run(models, config, MASKED)
+
+
+def test_sampled_tokens_have_the_same_distribution(models):
+    """One position, 2000 rows of each sampler: their noise differs, their frequencies must not."""
+    import jax
+    import torch
+
+    config = jaxllada.SamplingConfig(steps=1, gen_length=1, block_length=1, temperature=1.5)
+    rows = 2000
+    prompts = np.repeat(PROMPTS[:1], rows, axis=0)
+    drawn = [
+        np.asarray(jaxllada.sample(models[0], prompts, config, key=jax.random.key(0))),
+        npu_backend.sample(
+            models[1], prompts, config, generator=torch.Generator().manual_seed(0)
+        ).numpy(),
+    ]
+    a, b = (np.bincount(tokens[:, -1], minlength=512) for tokens in drawn)
+    often = a + b >= 20
+    a, b = (np.append(x[often], x[~often].sum()).astype(float) for x in (a, b))
+    degrees = len(a) - 1
+    assert degrees >= 5
+    statistic = ((a - b) ** 2 / np.maximum(a + b, 1)).sum()
+    # Mean and spread of chi-square; five standard deviations.
+    assert statistic < degrees + 5 * np.sqrt(2 * degrees)
