@@ -11,6 +11,8 @@ import transformers
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / ".hf4"
+# Not the adapters: the peft beside transformers 5 does not know version 4.
+TESTS = sorted(str(f) for f in Path(__file__).parent.glob("test_*.py") if "adapters" not in f.name)
 
 
 @pytest.mark.slow
@@ -18,7 +20,7 @@ OLD = ROOT / ".hf4"
 @pytest.mark.skipif(transformers.__version__ < "5", reason="this is the run under transformers 4")
 def test_exported_folders_run_under_transformers_4():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/hf", "-p", "no:cacheprovider", "-rs"],
+        [sys.executable, "-m", "pytest", *TESTS, "-p", "no:cacheprovider", "-rs"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(OLD)},
         capture_output=True,

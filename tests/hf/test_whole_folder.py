@@ -76,7 +76,9 @@ def test_the_code_of_the_card_runs(folder, monkeypatch, capsys):
     names = {}
     exec(code, names)
     assert names["answer"].shape == (1, 64)
-    assert capsys.readouterr().out.strip()
+    printed = capsys.readouterr()
+    assert printed.out.strip()
+    assert "custom code" not in printed.out + printed.err  # transformers asks for nothing
 
 
 def test_a_tokenizer_saved_by_transformers_5_is_read_by_both(source, tmp_path, capfd):

@@ -132,6 +132,8 @@ inputs = tokenizer.apply_chat_template(
     [{"role": "user", "content": "What is a diffusion model?"}],
     add_generation_prompt=True, return_dict=True, return_tensors="pt",
 )"""
+    # The tokenizer needs no code, but transformers 5 asks for the config's before it reads one.
+    trust = ", trust_remote_code=True" if layout == "llada" else ""
     lines = [
         "import torch",
         "from transformers import AutoModelForCausalLM" + (", AutoTokenizer" * has_tokenizer),
@@ -140,7 +142,8 @@ inputs = tokenizer.apply_chat_template(
         "model = AutoModelForCausalLM.from_pretrained(",
         "    path, trust_remote_code=True, dtype=torch.bfloat16",
         ").eval()",
-        'tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")' * has_tokenizer,
+        f'tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left"{trust})'
+        * has_tokenizer,
         prompt,
         "tokens = model.generate(**inputs, gen_length=64, block_length=32, steps=64)",
         'answer = tokens[:, inputs["input_ids"].shape[1] :]',
