@@ -14,6 +14,7 @@ from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.card import checkpoint_of, model_card
 from jaxllada.common.weights.folder import AUTO_MAP, REMOTE, complete_folder, config_json
 from jaxllada.common.weights.layouts import LLADA, LLAMA
+from jaxllada.common.weights.side_files import copy_side_files
 from tests.jax.golden import DENSE
 
 GOLDEN = ModelConfig.from_folder(DENSE)
@@ -214,6 +215,14 @@ def test_metadata_of_the_source_stays_true(tmp_path):
     assert found["base_model"] == "GSAI-ML/LLaDA-8B-Base"
     assert found["library_name"] == "transformers"
     assert "# Old" not in text
+
+
+def test_a_licence_survives_the_way_through_a_flax_folder(source, tmp_path):
+    (source / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "flax").mkdir()
+    copy_side_files(source, tmp_path / "flax")
+    folder = complete(tmp_path, source_folder=tmp_path / "flax")
+    assert metadata((folder / "README.md").read_text())["license"] == "mit"
 
 
 def test_the_origin_is_read_from_where_the_hub_put_it(tmp_path):

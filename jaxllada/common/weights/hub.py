@@ -1,6 +1,6 @@
 """Model folders named by a path, or by an id of the Hugging Face Hub and then downloaded.
 
-Only configuration, tokenizer and safetensors files are asked for: no code and no pickles.
+Only configuration, tokenizer, card and safetensors are asked for: no code and no pickles.
 """
 
 import os
@@ -9,7 +9,10 @@ from pathlib import Path
 
 from jaxllada.common.errors import UserError
 
-WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+WANTED = (
+    *("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"),
+    "README.md",
+)
 UNWANTED = ("*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "*.gguf", "*/*")
 # owner/name, optionally @revision.
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")

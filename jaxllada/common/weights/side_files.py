@@ -21,7 +21,7 @@ def side_files(folder: Path, names: tuple[str, ...] = SIDE_FILES) -> dict[str, P
 
 
 def copy_side_files(source: Path, target: Path) -> None:
-    """Copies them byte for byte."""
-    for name, path in side_files(source).items():
+    """Copies them byte for byte, and the model card, whose licence and origin stay true."""
+    for name, path in side_files(source, (*SIDE_FILES, "README.md")).items():
         (target / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target / name)
