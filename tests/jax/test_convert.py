@@ -1,5 +1,6 @@
 """Model folders: exact both ways, and refused by name when damaged."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.convert import load, open_source, save
 from jaxllada.stream import to_flax
 from tests.jax.golden import DENSE, VARIANT_CONFIGS, dense_values, write_variant
-from tests.jax.saved_runs import write_run
+from tests.jax.saved_runs import drawn_params, write_run
 from tests.jax.test_mesh import on_eight_devices
 from tests.model_folders import (
     DTYPES,
@@ -124,7 +126,7 @@ def test_a_layout_that_cannot_express_the_model_writes_nothing(tmp_path):
 def formats(tmp_path_factory):
     """The same weights as a folder of each layout, an orbax checkpoint and a training run."""
     folder = tmp_path_factory.mktemp("formats")
-    write_run(folder / "run")
+    write_run(folder / "run", averaged=(1,))
     model = load(folder / "run")
     for layout in LAYOUTS:
         save(model, folder / layout, layout=layout)
@@ -155,6 +157,15 @@ def test_a_step_of_a_run_is_loaded(formats):
             load(formats / name, average=True)
     with pytest.raises(UserError, match="step=9: no such checkpoint"):
         load(formats / "run", step=9)
+
+
+def test_the_average_of_a_run_is_taken_where_it_is_kept(formats):
+    average, weights = load(formats / "run", step=1), load(formats / "run", step=1, average=False)
+    assert not np.array_equal(average.wte[...], weights.wte[...])
+    np.testing.assert_array_equal(average.wte[...], drawn_params(101)["wte"])
+    np.testing.assert_array_equal(weights.wte[...], drawn_params(1)["wte"])
+    with pytest.raises(UserError, match="holds no average"):
+        load(formats / "run", step=2, average=True)
 
 
 def test_every_format_loads_onto_a_mesh_of_eight(formats):
@@ -327,3 +338,27 @@ def test_a_tied_model_accepts_a_stored_copy_of_its_head(tmp_path):
     save_file(stored, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="ff_out.weight differs from the embedding"):
         load(tmp_path)
+
+
+def test_loading_holds_one_extra_copy_of_one_leaf(tmp_path):
+    """Of a model whose embedding dwarfs the rest, in a process of its own, both ways."""
+    config = dataclasses.replace(PRESETS["llada-100m"], vocab_size=126464, n_layers=2)
+    write_model(tmp_path, config.to_dict(), "llada", "bfloat16")
+    program = """
+        import sys, jax
+        from jaxllada.convert import load
+        from jaxllada.sharding import make_mesh
+        def memory(key):
+            lines = open("/proc/self/status").read().splitlines()
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
+        first = jax.devices()[:1]
+        mesh = make_mesh(devices=first) if sys.argv[2] == "mesh" else None
+        before = memory("VmRSS")
+        sizes = [leaf.nbytes for leaf in jax.tree.leaves(load(sys.argv[1], mesh=mesh))]
+        print(memory("VmHWM") - before, sum(sizes), max(sizes))
+    """
+    for way in ("whole", "mesh"):
+        peak, total, largest = map(int, on_eight_devices(program, tmp_path, way).split())
+        assert largest > 110e6
+        # Beside weights and copy: what JAX needs to run at all, and a block in the making.
+        assert peak < total + largest + 64e6

@@ -1,6 +1,8 @@
 """Which family of models a config.json belongs to, told from the file alone."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllada.common.errors import UserError
@@ -66,6 +68,21 @@ def family_of(values: Mapping[str, Any]) -> Family:
         f"model_type={kind!r} with these fields is not a dense LLaDA model; expected model_type "
         "'llada' with d_model, n_heads, n_layers, ..., or 'llama' with is_causal false"
     )
+
+
+def read_config_json(file: Path) -> dict[str, Any]:
+    """Returns the object in a config.json; UserError where there is none."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; a model folder has a config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds a {type(values).__name__}, expected an object")
+    return values
 
 
 def _unsupported(kind: str, what: str) -> UserError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from jaxllada.common.config.family import family_of
+from jaxllada.common.config.family import family_of, read_config_json
 from jaxllada.common.errors import UserError
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
@@ -235,19 +235,6 @@ class ModelConfig:
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
         temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, file)
-
-
-def read_config_json(file: Path) -> dict[str, Any]:
-    """Returns the object in a config.json; UserError where there is none."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; a model folder has a config.json")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds a {type(values).__name__}, expected an object")
-    return values
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxllada.common.config.family import read_config_json
 from jaxllada.common.config.llama import to_llama
-from jaxllada.common.config.model import ModelConfig, read_config_json
+from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import fault, step_folders
 from jaxllada.common.notices import warn

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxllada.common.config.model import ModelConfig, read_config_json
+from jaxllada.common.config.family import read_config_json
+from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import step_folders
 from jaxllada.common.notices import notice
