@@ -68,6 +68,16 @@ def test_jax_modules_load_without_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_torch_modules_load_without_jax_and_without_torch_npu():
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    names = modules_of("npu_backend")
+    code = f"import importlib, sys\nfor n in {names!r}: importlib.import_module(n)\n"
+    forbidden = {"jax", "jaxlib", "flax", "optax", "orbax", "torch_npu"}
+    done = run_python(code + f"assert not {forbidden!r} & sys.modules.keys()")
+    assert done.returncode == 0, done.stderr
+
+
 def test_layers_hold():
     """The contracts of pyproject.toml; the output names the chain of imports that breaks one."""
     lint = Path(sys.executable).with_name("lint-imports")
