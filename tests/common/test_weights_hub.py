@@ -116,10 +116,10 @@ def test_neither_code_nor_pickles_are_downloaded_and_the_cache_serves_offline(hu
     wanted = {
         "config.json", "golden.json", "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
-        "chat_template.jinja",
+        "chat_template.jinja", "README.md",
     }  # fmt: skip
     assert {file.name for file in Path(folder).iterdir()} == set(asked) == wanted
-    for name in wanted - {"tokenizer.json", "chat_template.jinja"}:
+    for name in wanted - {"tokenizer.json", "chat_template.jinja", "README.md"}:
         assert (Path(folder) / name).read_bytes() == (DENSE / name).read_bytes()
     assert fetch("owner/tiny", tmp_path / "home", offline="1")[:2] == (0, folder)
 
