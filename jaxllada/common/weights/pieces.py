@@ -8,8 +8,9 @@ import numpy as np
 from jaxllada.common.errors import UserError
 
 PIECE_BYTES = 64 << 20
-# Squares that stay in the cache while they are transposed: six times the speed of NumPy's own copy.
-_TILE = 128
+# Squares that stay in the cache while they are transposed, by way of a buffer whose rows do not lie
+# a power of two apart (those would fall on few places of the cache): six times NumPy's speed.
+_TILE, _PADDING = 256, 32
 
 
 def rows_per_piece(shape: tuple[int, ...], itemsize: int, limit: int = PIECE_BYTES) -> int:
@@ -39,20 +40,24 @@ def pieces(
         yield cast(_contiguous(array[first : first + rows]), dtype, what)
 
 
-def copy_tiled(out: np.ndarray, array: np.ndarray) -> None:
-    """Copies a matrix into one of the same type and another order of memory."""
+def copy_transposed(out: np.ndarray, array: np.ndarray) -> None:
+    """Copies a matrix whose transpose is contiguous into a C-contiguous one of the same type."""
     if out.dtype.itemsize == 2:  # NumPy copies its own types faster than bfloat16
         out, array = out.view(np.uint16), array.view(np.uint16)
+    buffer = np.empty((_TILE, _TILE + _PADDING), out.dtype)
     for i in range(0, array.shape[0], _TILE):
         for j in range(0, array.shape[1], _TILE):
-            out[i : i + _TILE, j : j + _TILE] = array[i : i + _TILE, j : j + _TILE]
+            part = array[i : i + _TILE, j : j + _TILE]
+            tile = buffer[: part.shape[1], : part.shape[0]]
+            tile[...] = part.T
+            out[i : i + _TILE, j : j + _TILE] = tile.T
 
 
 def _contiguous(block: np.ndarray) -> np.ndarray:
     if block.flags.c_contiguous or block.ndim != 2:
         return np.ascontiguousarray(block)
     out = np.empty(block.shape, block.dtype)
-    copy_tiled(out, block)
+    copy_transposed(out, block)
     return out
 
 

@@ -13,7 +13,7 @@ from jaxllada.common.partial import fingerprint
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.common.weights.names import Entry
-from jaxllada.common.weights.pieces import cast, copy_tiled, pieces, rows_per_piece
+from jaxllada.common.weights.pieces import cast, copy_transposed, pieces, rows_per_piece
 from jaxllada.common.weights.source import Source
 
 
@@ -82,5 +82,5 @@ def stored_blocks(
     out = np.empty(shape[::-1], dtype)
     for first in range(0, shape[0], step):
         cut = (first, min(first + step, shape[0]))
-        copy_tiled(out[:, slice(*cut)], cast(source.read(entry, layer, cut), dtype, what).T)
+        copy_transposed(out[:, slice(*cut)], cast(source.read(entry, layer, cut), dtype, what).T)
     yield out
