@@ -158,6 +158,9 @@ if [ -n "$dry_run" ]; then
 fi
 
 mkdir -p "$log_dir"
+# Every start gets a store of its own. Shared, it still holds the addresses of the ranks that
+# crashed, and the new ones call those.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # A process that ends for good (wrong input, divergence, a stop on request) says so here; torchrun
 # itself only knows that something failed, and would start it again.
 JAXLLADA_EXIT_FILE=$(mktemp "${TMPDIR:-/tmp}/jaxllada-exit.XXXXXX")

@@ -120,9 +120,13 @@ def shard(
     if not mesh.is_sharded:
         ids = None if mesh.device.type == "cpu" else [mesh.device]
         group = mesh.layout[DATA].get_group()
-        # Every process fills in the same weights itself.
-        options = {"init_sync": False, "gradient_as_bucket_view": True}
-        return DistributedDataParallel(module, device_ids=ids, process_group=group, **options)
+        return DistributedDataParallel(
+            module,
+            device_ids=ids,
+            process_group=group,
+            init_sync=False,  # every process fills in the same weights itself
+            gradient_as_bucket_view=True,
+        )
     layout = mesh.layout if mesh.data > 1 else mesh.layout[FSDP]
     whole = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     dtype = getattr(torch, compute.dtype)

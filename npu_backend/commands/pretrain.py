@@ -126,12 +126,16 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
     from jaxllada.common.config.compute import compute_config
     from jaxllada.common.run.evaluation import baselines
     from jaxllada.common.run.verbs import rows_of
+    from npu_backend.probe import choose_kernels
     from npu_backend.train.inputs import make_validation, train_source
     from npu_backend.train.loop import Task
     from npu_backend.train.start import make_network, set_weights
 
     compute = compute_config(config)
     network, objective = make_network(model, compute, mesh)
+    batch, length = config.per_device_train_batch_size, config.max_length
+    kernels = choose_kernels(config.ops, mesh.device, model, compute, batch=batch, length=length)
+    network.use(kernels)
     rows = rows_of(config, tokenizer)
     source = train_source(config, rows["train"], model, mesh)
     test = rows.get("test")
@@ -146,6 +150,7 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
         tokenizer=tokenizer,
         measure=None if test is None else make_validation(config, objective, model, test, mesh),
         write_sample=_text_sampler(config, network, tokenizer, mesh),
+        fused_optimizer=mesh.device.type != "npu" or kernels.adamw,
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),
     )
 

@@ -33,7 +33,6 @@ class Task(loop.Task):
         set_weights: puts the initial weights into it; called by a run that starts anew.
         measure: measures the weights that are in `objective`; None without validation rows.
         write_sample: writes a text with them; None for no samples.
-        before_steps: called once before the first step, with a function that prints a line.
         fused_optimizer: whether AdamW is one kernel.
     """
 
@@ -43,7 +42,6 @@ class Task(loop.Task):
     mesh: Mesh
     measure: Callable[[], Evaluation] | None = None
     write_sample: Callable[[], str] | None = None
-    before_steps: Callable[[Callable[[str], None]], None] = lambda tell: None
     fused_optimizer: bool = True
 
 
@@ -94,7 +92,6 @@ class _Backend:
 
     def begin(self, tell: Callable[[str], None]) -> None:
         self.task.objective.train()
-        self.task.before_steps(tell)
 
     def step(self, batch: Batch, learning_rate: float, cursor: int) -> StepMetrics:
         metrics = train_step(

@@ -70,7 +70,7 @@ def test_bfloat16_shards_stay_near_one_process(tmp_path):
     ("axes", "told"),
     [
         ({"data": 2}, "mesh_data=2 x mesh_fsdp=1: does not fill the 1 devices"),
-        ({"fsdp": 2}, "mesh_data=1 x mesh_fsdp=2: does not fill the 1 devices"),
+        ({"fsdp": 2}, "mesh_data=-1 x mesh_fsdp=2: does not fill the 1 devices"),
         ({"tensor": 2}, "mesh_tensor=2: this backend splits weights with mesh_fsdp only"),
     ],
 )
