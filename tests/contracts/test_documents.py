@@ -130,3 +130,13 @@ def test_every_verb_refuses_an_unknown_key(name):
     module = importlib.import_module(name)
     with pytest.raises(UserError, match="unknown key 'zzyzx'"):
         load_config(module.Config, ["--zzyzx", "1"])
+
+
+SOURCED = ("venv.sh", "ascend_env.sh")
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")), ids=lambda p: p.name)
+def test_scripts_are_sound_shell_and_say_nothing_about_this_machine(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert script.name in SOURCED or os.access(script, os.X_OK)
+    assert not re.search(r"(?<![\w$}])/(home|root|Users)/", script.read_text())
