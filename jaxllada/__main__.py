@@ -13,6 +13,7 @@ VERBS = {
     "sample": ("jaxllada.commands.sample", "generate from prompts"),
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
     "inspect": ("jaxllada.commands.inspect", "count parameters, FLOPs and bytes of a model"),
+    "plan": ("jaxllada.commands.plan", "predict the memory of a run and how to cut it"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "convert": ("jaxllada.commands.convert", "convert weights between Hugging Face and Flax"),
     "verify": ("jaxllada.commands.verify", "compare two checkpoints tensor by tensor"),

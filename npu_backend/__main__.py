@@ -15,6 +15,7 @@ VERBS = {
     "inspect": ("jaxllada.apps.inspect", "count parameters, FLOPs and bytes of a model"),
     "verify": ("npu_backend.commands.verify", "compare two checkpoints tensor by tensor"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
+    "plan": ("npu_backend.commands.plan", "predict the memory of a run and how to cut it"),
     "doctor": ("npu_backend.commands.doctor", "check driver, CANN, torch_npu and HCCL"),
 }
 ALIASES = {"train": "pretrain", "eval": "evaluate"}

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 TERMS = (
     "parameters", "optimizer", "average", "gradients", "activations", "logits", "buffers",
+    "communication",
 )  # fmt: skip
 """`average`: exponential average of the weights. `logits`: what the loss holds beside its inputs.
-`buffers`: gathered and converted weights, workspace of the update, communication, batches."""
+`buffers`: gathered and converted weights, workspace of the update, batches. `communication`: what
+the library of collectives takes for itself."""
 
 Phase = Mapping[str, float]
 """Bytes by term; terms left out are 0."""

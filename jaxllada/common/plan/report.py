@@ -57,7 +57,7 @@ def text(plan: Plan, launch: Launch, notes: Sequence[str] = ()) -> str:
         rows *= plan.suggested.data * plan.suggested.fsdp
         lines += [
             "",
-            f"suggested: {describe(plan.suggested)}; {rows} rows a step",
+            f"suggested: {describe(plan.suggested)}; {rows} row{'s' if rows > 1 else ''} a step",
             f"  {launch(plan, arguments_of(plan))}",
         ]
     else:
@@ -109,8 +109,8 @@ def _types(setup: Setup) -> str:
 
 def _terms(footprint: Footprint) -> list[str]:
     shown = {name: size for name, size in footprint.terms.items() if size}
-    rows = [f"  {name:<12}{size / GIB:8.2f} GiB" for name, size in shown.items()]
-    peak = f"  {'peak':<12}{footprint.total / GIB:8.2f} GiB   in the {footprint.phase}"
+    rows = [f"  {name:<14}{size / GIB:8.2f} GiB" for name, size in shown.items()]
+    peak = f"  {'peak':<14}{footprint.total / GIB:8.2f} GiB   in the {footprint.phase}"
     return [*rows, peak]
 
 

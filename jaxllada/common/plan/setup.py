@@ -40,6 +40,7 @@ class Setup:
     is_masked: bool = False
     adapter_rank: int = 0
     adapter_targets: str = "all-linear"
+    adapter_drops: bool = False
     scores_exist: bool = True
 
     @property
@@ -105,6 +106,7 @@ def setup_of(config: TrainConfig, model: ModelConfig, devices: int) -> Setup:
         is_masked=config.random_length_ratio > 0,
         adapter_rank=config.r if config.lora else 0,
         adapter_targets=config.target_modules,
+        adapter_drops=config.lora and config.lora_dropout > 0,
     )
 
 

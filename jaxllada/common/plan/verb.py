@@ -80,7 +80,7 @@ def make_plan(
     `predict` is the formula of a backend, `adapt` fills in what only the backend knows, and
     `allows` tells which layouts it can run.
     """
-    model = find_model(config.model_name_or_path).config
+    model = find_model(config.model_name_or_path, weights=False).config
     if config.max_length > model.max_sequence_length:
         raise UserError(
             f"max_length={config.max_length}: the model's max_sequence_length is "
