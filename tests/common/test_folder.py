@@ -85,6 +85,12 @@ def test_a_new_config_says_where_its_code_is():
     assert "auto_map" not in config_json(TINY, LLAMA)
 
 
+def test_a_config_without_a_model_type_gets_one():
+    values = json.loads((DENSE / "config.json").read_text())
+    del values["model_type"]
+    assert config_json(ModelConfig.from_dict(values), LLADA)["model_type"] == "llada"
+
+
 def test_code_on_the_hub_is_replaced_by_ours(capsys):
     values = json.loads((DENSE / "config.json").read_text())
     values["auto_map"] = {"AutoModel": "GSAI-ML/LLaDA-8B-Base--modeling_llada.LLaDAModelLM"}

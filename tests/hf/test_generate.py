@@ -53,6 +53,33 @@ def test_each_row_of_a_ragged_batch_equals_its_solo_run(model, options):
         assert torch.equal(alone[0, -12:], both[row, -12:])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gen_length": 12, "block_length": 12, "steps": 5, "cfg_scale": 1.5},
+        {"gen_length": 24, "block_length": 8, "steps": 12, "stop_at_eos": True},
+        {"confidence_eos_eot_inf": True, "logits_eos_inf": False},
+        {"logits_eos_inf": True, "steps": 27},
+    ],
+)
+def test_answers_are_those_of_the_flax_sampler(exported, options):
+    if MAJOR < 5:
+        pytest.skip("compiles as long as the rest takes; the golden answers run in both")
+    from jaxllada.common.config.sampling import SamplingConfig
+    from jaxllada.convert import load
+    from jaxllada.sampling.generate import sample
+
+    options = OPTIONS | options
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        exported("llada"), trust_remote_code=True
+    )
+    tokens = model.generate(PROMPTS, attention_mask=VISIBLE, **options, eot_token_id=EOT)
+    config = SamplingConfig(**options, eot_token_id=EOT)
+    expected = sample(load(exported("llada")), PROMPTS.numpy(), config, VISIBLE.numpy())
+    np.testing.assert_array_equal(tokens, expected)
+
+
 def test_without_trust_the_llama_layout_is_autoregressive(exported):
     """The caveat of the card: nothing stops transformers from answering wrongly."""
     if MAJOR < 5:

@@ -103,6 +103,7 @@ def config_json(
                 values[key] = dtype.name
     if family_of(values) is not LLADA:
         return values
+    values = {"model_type": "llada", **values}  # transformers needs it, the rest of us does not
     found = values.get("auto_map")
     is_ours = isinstance(found, Mapping) and "AutoModel" in found and set(found.items()) <= _OURS
     if not is_ours:
