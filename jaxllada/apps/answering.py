@@ -1,7 +1,7 @@
 """What `sample` and `chat` share: which model answers, and with which sampling options."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ OpenEngine = Callable[[Any, Path], Engine]
 class Options:
     """Keys of every verb that generates text."""
 
-    model_name_or_path: str
+    model_name_or_path: str = field(metadata={"positional": True})
     """Model folder: a released one, or the output_dir of a training run."""
     tokenizer_name_or_path: str = ""
     """Folder with tokenizer.json, if it is not in the model folder."""

@@ -68,6 +68,7 @@ def test_a_verb_gets_its_config_and_gives_the_exit_code(verb, returned, code):
     [
         (["pretran"], None, 2, "error: unknown verb 'pretran'; did you mean 'pretrain'?"),
         (["xyzzy"], None, 2, "error: unknown verb 'xyzzy'; expected one of tokenizer, prepare,"),
+        (["doctor"], None, 2, "error: 'doctor' is no verb of jaxllada: use python -m npu_backend"),
         (["try", "--step", "1"], None, 2, "error: unknown key 'step' in argument '--step'; did"),
         (["try", "--steps", "x"], None, 2, "error: steps=x: expected int"),
         (["try"], UserError("a\n  b"), 2, "error: a b"),

@@ -95,6 +95,12 @@ def test_the_chat_template_is_used_when_asked_for(run, folder, tmp_path):
     assert Trace.load(tmp_path / "chat.npz").prompt[0].tolist() == expected
 
 
+def test_the_model_may_be_named_first(folder, run, capsys):
+    _, expected, _ = run("sample", "--prompt", PROMPT, *SHORT)
+    assert main(["sample", str(folder), "--prompt", PROMPT, *map(str, SHORT)]) == 0
+    assert capsys.readouterr().out == expected
+
+
 def test_max_length_is_another_name_of_gen_length(run):
     _, one, _ = run("sample", "--prompt", PROMPT, "--max_length", 8)
     _, other, _ = run("sample", "--prompt", PROMPT, "--gen_length", 8)

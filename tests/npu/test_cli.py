@@ -10,7 +10,7 @@ import torch
 
 import npu_backend
 from jaxllada.common.config.fields import keys_of
-from jaxllada.common.config.load import load_config
+from jaxllada.common.config.load import load_config, save_config
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
@@ -19,6 +19,7 @@ from jaxllada.common.version import __version__
 from npu_backend import __main__ as cli
 from npu_backend.models.mask_predictor import MaskPredictor
 from tests.npu.devices import DEVICE, IS_NPU
+from tests.npu.tiny_run import make_config, run_training
 
 PROMPT = "the cat sat"
 SHORT = ("--gen_length", 8, "--block_length", 4, "--steps", 4)
@@ -96,6 +97,13 @@ def test_sample_continues_the_prompt_on_stdout(run):
     assert "tokens/s" in err
 
 
+def test_the_model_may_be_named_first(folder, run, capsys):
+    _, expected, _ = run("sample", "--prompt", PROMPT, *SHORT)
+    given = [str(folder), "--device", DEVICE.type, "--prompt", PROMPT, *map(str, SHORT)]
+    assert cli.main(["sample", *given]) == 0
+    assert capsys.readouterr().out == expected
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_samples_do_not_depend_on_the_batch_size(run, batch_size):
     arguments = ("--prompt", PROMPT, "--num_samples", 4, "--temperature", 1.0, *SHORT)
@@ -140,6 +148,29 @@ def test_verify_compares_folders_and_logits(folder, tmp_path, capsys):
 def test_inspect_reads_the_headers(folder, capsys):
     assert cli.main(["inspect", str(folder)]) == 0
     assert "parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_training_run_can_be_sampled(tmp_path, capsys, ema_decay):
+    """Checkpoints hold the average where one is kept: the other weights cannot be asked for."""
+    tokenizer = Tokenizer.train(["the cat sat on the mat"] * 3, 270, tmp_path)
+    rows = tokenizer.vocab_size
+    model = dataclasses.replace(
+        PRESETS["tiny"], vocab_size=rows, embedding_size=rows, mask_token_id=tokenizer.mask_id,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    config = make_config(tmp_path, max_steps=2, save_steps=2, ema_decay=ema_decay)
+    run_training(config, model)
+    model.save(tmp_path)
+    save_config(config, tmp_path / "config.yaml")
+    given = ["sample", str(tmp_path), "--device", DEVICE.type, "--prompt", PROMPT]
+    given += map(str, SHORT)
+    assert cli.main(given) == 0
+    assert capsys.readouterr().out.startswith(PROMPT)
+    kept, other = ("true", "false") if ema_decay else ("false", "true")
+    assert cli.main([*given, "--average", kept]) == 0
+    assert cli.main([*given, "--average", other]) == 2
+    assert f"average={other}: this run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
