@@ -128,7 +128,8 @@ def shard(
             gradient_as_bucket_view=True,
         )
     layout = mesh.layout if mesh.data > 1 else mesh.layout[FSDP]
-    whole = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    # Inputs are left alone: among those of a block are the float32 rotary angles.
+    whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     dtype = getattr(torch, compute.dtype)
     policy = dataclasses.replace(whole, param_dtype=dtype)
     for part in module.modules():
