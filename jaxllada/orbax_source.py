@@ -11,6 +11,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import MANIFEST, fault, step_folders
 from jaxllada.common.notices import warn
 from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder
+from jaxllada.common.weights.header import DTYPES
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.source import Source, holds_model_folders, open_folder
 from jaxllada.orbax_arrays import StoredArray, open_arrays
@@ -165,6 +166,11 @@ def check_arrays(
     for path, entry in entries.items():
         layers = (config.n_layers,) if entry.per_layer else ()
         expected = (*layers, *entry_shape(config, entry))
+        if arrays[path].dtype not in DTYPES.values():
+            raise UserError(
+                f"{folder}: {'.'.join(path)} is stored as {arrays[path].dtype}, "
+                f"expected {', '.join(kind.name for kind in DTYPES.values())}"
+            )
         if arrays[path].shape != expected:
             raise UserError(
                 f"{folder}: {'.'.join(path)} has shape {arrays[path].shape}, "

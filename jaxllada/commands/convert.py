@@ -103,6 +103,7 @@ def _to_hf(config: Config, source: "Source", target: Path) -> tuple[int, str]:
         shard_bytes=parse_bytes(config.shard_size or SHARD_SIZE, "shard_size"),
         dtype=_dtype(config),
         overwrite=config.overwrite,
+        recipe=_recipe(source),
     )
     files = f"{len(shards)} file{'s' if len(shards) > 1 else ''}"
     return sum(shard.nbytes for shard in shards), f"{_described(config, source)} in {files}"
@@ -112,7 +113,23 @@ def _described(config: Config, source: "Source") -> str:
     layers = source.config.n_layers
     count = sum(layers if entry.per_layer else 1 for entry in source.entries)
     kinds = {source.dtype(entry).name for entry in source.entries}
-    return f"{count} tensors, {config.dtype or ' and '.join(sorted(kinds))}"
+    text = f"{count} tensors, {config.dtype or ' and '.join(sorted(kinds))}"
+    recipe = _recipe(source)
+    if recipe:
+        text += f", step {recipe['checkpoint_step']}"
+        text += " (averaged)" if recipe["averaged_weights"] else ""
+    return text
+
+
+def _recipe(source: "Source") -> dict[str, int | bool]:
+    """Which weights of a training run these are; empty for a model folder."""
+    from jaxllada.orbax_source import AVERAGE, OrbaxSource
+
+    if not isinstance(source, OrbaxSource) or source.kind != "run":
+        return {}
+    weights = source.weights
+    step = int(weights.folder.name)
+    return {"checkpoint_step": step, "averaged_weights": weights.item == AVERAGE}
 
 
 def _dtype(config: Config) -> "np.dtype | None":

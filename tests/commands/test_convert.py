@@ -280,7 +280,10 @@ def test_a_training_run_is_converted_from_any_checkpoint(tmp_path, capsys):
     doubled = {n: np.frombuffer(b, k) * 2 for n, (k, _, b) in tensors(tmp_path / "step-2").items()}
     average = converted("average")
     assert all(np.array_equal(np.frombuffer(b, k), doubled[n]) for n, (k, _, b) in average.items())
-    assert "learning_rate: 0.125" in (tmp_path / "average" / "README.md").read_text()
+    card = (tmp_path / "average" / "README.md").read_text()
+    for told in ("learning_rate: 0.125", "checkpoint_step: 2", "averaged_weights: true"):
+        assert told in card
+    assert "21 tensors, float32, step 2 (averaged) in 1 file, 107 kB" in capsys.readouterr().out
     assert (
         main(["convert", "flax-to-hf", str(tmp_path / "run"), str(tmp_path / "x"), "--step=7"]) == 2
     )

@@ -269,6 +269,12 @@ def other_names(folder):
     dataclasses.replace(TINY, weight_tying=True, attention_layer_norm=True).save(folder)
 
 
+def other_type(folder):
+    without_manifest(folder)
+    file = folder / "params" / "wte" / "zarr.json"
+    file.write_text(file.read_text().replace("float32", "int32"))
+
+
 def torn_meta(folder):
     without_manifest(folder)
     file = folder / "params" / "_METADATA"
@@ -284,6 +290,7 @@ def torn_meta(folder):
         (other_shape, r"wte has shape \(128, 32\), but config.json asks for \(128, 16\)"),
         (other_depth, r"has shape \(2, 32\), but config.json asks for \(3, 32\)"),
         (other_names, r"2 weights missing \(blocks.*\) and 1 unexpected \(ff_out.weight\)"),
+        (other_type, "wte is stored as int32, expected float32, float16, bfloat16"),
         (torn_meta, "_METADATA: unreadable"),
     ],
 )  # fmt: skip
