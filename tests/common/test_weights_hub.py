@@ -91,19 +91,20 @@ def hub(tmp_path):
     server.server_close()
 
 
-def fetch(name, home, endpoint="http://127.0.0.1:9", offline="0"):
+def fetch(name, home, endpoint="http://127.0.0.1:9", offline="0", weights=True):
     """Runs `local_folder` in a process of its own: the client reads its settings once."""
     program = (
         "import sys\n"
         "from jaxllada.common.errors import UserError\n"
         "from jaxllada.common.weights.hub import local_folder\n"
-        "try: print(local_folder(sys.argv[1]))\n"
+        "try: print(local_folder(sys.argv[1], weights=sys.argv[2] == 'True'))\n"
         "except UserError as error: sys.exit(f'error: {error}')\n"
     )
     settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline}
     plain = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "*"}
     done = subprocess.run(
-        [sys.executable, "-c", program, name], cwd=ROOT, env={**os.environ, **settings, **plain},
+        [sys.executable, "-c", program, name, str(weights)], cwd=ROOT,
+        env={**os.environ, **settings, **plain},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return done.returncode, done.stdout.strip(), done.stderr.strip().splitlines()[-1:]
@@ -122,6 +123,14 @@ def test_neither_code_nor_pickles_are_downloaded_and_the_cache_serves_offline(hu
     for name in wanted - {"tokenizer.json", "chat_template.jinja", "README.md"}:
         assert (Path(folder) / name).read_bytes() == (DENSE / name).read_bytes()
     assert fetch("owner/tiny", tmp_path / "home", offline="1")[:2] == (0, folder)
+
+
+def test_looking_at_a_model_downloads_no_weights(hub, tmp_path):
+    code, folder, errors = fetch("owner/tiny", tmp_path / "home", hub[0], weights=False)
+    assert code == 0, errors
+    names = {file.name for file in Path(folder).iterdir()}
+    assert "config.json" in names
+    assert not any(name.endswith(".safetensors") for name in names)
 
 
 @pytest.mark.parametrize(

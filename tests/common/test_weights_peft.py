@@ -210,6 +210,11 @@ def test_a_folder_without_weights_is_told(folder):
         read_adapter(folder / "nowhere", TINY)
 
 
+def test_an_adapter_is_no_model(folder):
+    with pytest.raises(UserError, match="is an adapter: load its base model and give this as ada"):
+        open_folder(folder)
+
+
 def test_an_adapter_of_a_model_without_head_is_understood(folder):
     """AutoModel leaves out the outer `model.`."""
     change(

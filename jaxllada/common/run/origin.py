@@ -25,11 +25,12 @@ class Origin:
     is_trained: bool = False
 
 
-def find_model(name: str) -> Origin:
+def find_model(name: str, *, weights: bool = True) -> Origin:
     """Looks a model up: a path first (also below $BASE_MODELS_DIR), then a preset, then the Hub.
 
     A folder with checkpoints is a run, one with safetensors or an orbax checkpoint has weights, one
-    with config.json alone (or that file itself) is a shape to start from.
+    with config.json alone (or that file itself) is a shape to start from. Without `weights` a
+    model of the Hub is only looked at, not downloaded.
     """
     base = os.environ.get("BASE_MODELS_DIR")
     for path in [Path(name), *([Path(base) / name] if base else [])]:
@@ -42,7 +43,7 @@ def find_model(name: str) -> Origin:
     if Path(name).is_dir():
         raise UserError(f"model_name_or_path={name}: the folder has no config.json")
     if is_hub_id(name):
-        path = local_folder(name)
+        path = local_folder(name, weights=weights)
         return Origin(ModelConfig.from_folder(path), path, _has_weights(path))
     raise UserError(
         f"model_name_or_path={name}: neither a folder with config.json nor one of the presets "
@@ -62,7 +63,7 @@ def find_tokenizer(name: str, origin: Origin) -> Tokenizer:
         base = os.environ.get("BASE_MODELS_DIR")
         inside = Path(base) / name if base and not Path(name).exists() else Path(name)
         is_remote = not inside.exists() and is_hub_id(name)
-        return Tokenizer.from_folder(local_folder(name) if is_remote else inside)
+        return Tokenizer.from_folder(local_folder(name, weights=False) if is_remote else inside)
     if origin.folder is not None and (origin.folder / "tokenizer.json").is_file():
         return Tokenizer.from_folder(origin.folder)
     where = f"there is none in {origin.folder}" if origin.folder else "a preset has none"

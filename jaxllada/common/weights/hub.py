@@ -23,11 +23,12 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None and not Path(name.split("/")[0]).exists()
 
 
-def local_folder(path_or_id: str | os.PathLike[str]) -> Path:
+def local_folder(path_or_id: str | os.PathLike[str], *, weights: bool = True) -> Path:
     """Returns a path that exists, or the folder in the cache that a Hub id was downloaded to.
 
     `owner/name@revision` asks for a branch, tag or commit. What the cache holds is not downloaded
-    again; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they do elsewhere.
+    again; without `weights` only the small files are. HF_HOME, HF_ENDPOINT, HF_TOKEN and
+    HF_HUB_OFFLINE mean what they do elsewhere.
 
     Raises:
         UserError: neither a path nor an id, or the Hub cannot be reached or has no such model.
@@ -50,7 +51,7 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path:
             repo,
             revision=revision or None,
             allow_patterns=list(WANTED),
-            ignore_patterns=list(UNWANTED),
+            ignore_patterns=[*UNWANTED, *([] if weights else ["*.safetensors"])],
         )
     # The client raises errors of the network library it happens to use.
     except Exception as error:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from jaxllada.common.config.family import read_config_json
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.adapter import (
     Adapter,
@@ -26,6 +26,7 @@ from jaxllada.common.weights.header import Stored, read_header
 from jaxllada.common.weights.index import map_tensor, write_json
 from jaxllada.common.weights.layouts import LAYOUTS, Layout, find_layout
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
+from jaxllada.common.weights.shards import Tensor, header
 
 __all__ = ["Adapter", "MergedSource", "Module", "read_adapter", "target_paths", "write_adapter"]
 
@@ -119,9 +120,11 @@ def write_adapter(
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / WEIGHTS)
+    stored_tensors = [Tensor(n, a.dtype, a.shape, lambda a=a: [a]) for n, a in tensors.items()]
+    with DurableFiles() as files, files.create(folder / WEIGHTS) as append:
+        append(header(stored_tensors))
+        for array in tensors.values():
+            append(array_bytes(array))
     about = {
         **adapter.extra,
         "base_model_name_or_path": base_model or adapter.extra.get("base_model_name_or_path"),

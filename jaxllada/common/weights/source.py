@@ -185,6 +185,8 @@ def open_folder(
         UserError: as `FolderSource`; the checkpoints of a run are orbax files.
     """
     path = Path(path)
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise UserError(f"{path} is an adapter: load its base model and give this as adapter")
     if not is_run_folder(path):
         if step is not None:
             raise UserError(f"step={step}: {path} is not the folder of a training run")
