@@ -5,11 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
+from npu_backend.sampling import generate
 from npu_backend.sampling.generate import sample, sample_stepwise, sample_trace
 from npu_backend.sampling.gumbel import RowSeed
+from npu_backend.sampling.loop import advance
 from tests.npu.table_model import TableModel, logits_of
 from tests.plain_loop import plain_loop
 
@@ -25,6 +29,45 @@ def with_table(change, favourite=None):
     with torch.no_grad():
         change(model.table)
     return model
+
+
+class Operators(TorchDispatchMode):
+    """Collects the operators that run inside, and the types of what they return."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.types = set(), set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        out = operator(*args, **(kwargs or {}))
+        self.names.add(operator.overloadpacket.__name__)
+        self.types |= {x.dtype for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)}
+        return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.7, "remasking": "random", "cfg_scale": 1.0},
+        {"confidence_eos_eot_inf": True, "logits_eos_inf": True},
+        {"compat": "official-2025"},
+    ],
+)
+def test_the_host_never_waits_between_steps_and_nothing_is_float64(monkeypatch, options):
+    seen = Operators()
+
+    def watched(*args):
+        with seen:
+            return advance(*args)
+
+    monkeypatch.setattr(generate, "advance", watched)
+    sample(MODEL, PROMPT, dataclasses.replace(CONFIG, **options), generator=SEED)
+    # What asks the device for a value, or has a size that depends on values.
+    waiting = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "isin", "equal"}
+    assert "argsort" in seen.names or "sort" in seen.names
+    assert not seen.names & waiting
+    assert torch.float64 not in seen.types
 
 
 @pytest.mark.parametrize("steps_per_piece", [1, 2, 5, 100])

@@ -1,0 +1,94 @@
+"""The likelihood of an answer in torch, on the CPU or the simulated NPU, against a slow loop."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from jaxllada.common.config.likelihood import LikelihoodConfig
+from jaxllada.common.errors import UserError
+from jaxllada.common.likelihood import Round, mask_rounds
+from npu_backend import convert
+from npu_backend.diffusion.likelihood import log_likelihood, mean_log_likelihood
+from npu_backend.models.mask_predictor import MaskPredictor
+from tests.npu.devices import DEVICE, KERNELS
+from tests.npu.table_model import logits_of
+
+DENSE = "tests/golden/dense"
+PROMPT, ANSWER = [17, 301, 44, 5, 9], [260, 8, 77, 12, 400, 3, 90]
+
+
+@pytest.fixture(scope="module", params=KERNELS.values(), ids=KERNELS.keys())
+def model(request):
+    model = convert.load(DENSE, device=DEVICE)
+    model.use(request.param)
+    return model
+
+
+def slow_mean(model, prompt, answer, rounds, cfg_scale=0.0):
+    """Eq. 6 on full logits, one masked copy at a time, guided by their difference (Eq. 16)."""
+    call, values = logits_of(model), []
+    mask_id = model.config.mask_id
+    for is_masked, counts in rounds:
+        for row, count in zip(is_masked, counts, strict=True):
+            canvas = np.concatenate([prompt, np.where(row, mask_id, answer)]).astype(np.int64)[None]
+            everything = np.ones_like(canvas)
+            logits = call(canvas, everything)[0].astype(np.float64)
+            if cfg_scale:
+                hidden = np.where(np.arange(canvas.shape[1]) < len(prompt), mask_id, canvas)
+                without = call(hidden, everything)[0].astype(np.float64)
+                logits = without + (cfg_scale + 1) * (logits - without)
+            total = np.log(np.exp(logits - logits.max()).sum(-1)) + logits.max()
+            places = len(prompt) + np.arange(len(answer))
+            terms = logits[places, answer] - total[places]
+            values.append(terms[row].sum() * len(answer) / count)
+    return np.mean(values)
+
+
+def test_the_golden_estimate_is_met(model):
+    with np.load(f"{DENSE}/golden.npz") as values:
+        start, tokens = int(values["lik_prompt_len"]), values["lik_seq"]
+        rounds = [Round(values["lik_masks"][:, start:], values["lik_counts"])]
+        expected = values["lik_value"]
+    found = mean_log_likelihood(model, tokens[:start], tokens[start:], rounds)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("prompt", [PROMPT, []], ids=["prompt", "no prompt"])
+def test_the_estimate_equals_a_slow_loop_over_the_same_masks(model, prompt, cfg_scale):
+    config = LikelihoodConfig(mc_num=8, batch_size=4, cfg_scale=cfg_scale, seed=3)
+    expected = slow_mean(model, prompt, ANSWER, mask_rounds(len(ANSWER), config), cfg_scale)
+    found = log_likelihood(model, prompt, ANSWER, config)
+    # Sums of some float32 cross-entropies; guidance adds the difference of two of them.
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_tokens_may_be_tensors_and_the_generator_of_any_device(model):
+    config = LikelihoodConfig(mc_num=4, batch_size=4)
+    answer = torch.tensor(ANSWER, device=DEVICE)
+    values = [
+        log_likelihood(model, torch.tensor(PROMPT), answer, config, generator)
+        for generator in (
+            None,
+            torch.Generator(DEVICE).manual_seed(0),
+            torch.Generator(DEVICE).manual_seed(0),
+        )
+    ]
+    assert values[0] == log_likelihood(model, PROMPT, ANSWER, config)
+    assert values[1] == values[2] != values[0]
+
+
+def test_dropout_is_off_and_the_mode_comes_back(model):
+    config = dataclasses.replace(model.config, residual_dropout=0.5)
+    dropping = MaskPredictor(config, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    before = log_likelihood(dropping, PROMPT, ANSWER)
+    dropping.train()
+    assert log_likelihood(dropping, PROMPT, ANSWER) == before
+    assert dropping.training
+
+
+def test_wrong_input_is_told(model):
+    with pytest.raises(UserError, match="holds id 512"):
+        log_likelihood(model, PROMPT, [512])
