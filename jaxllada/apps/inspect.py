@@ -59,6 +59,7 @@ def run(config: Config, look: Look | None = None) -> int:
 
     `look` describes the weights of a folder at a step, or returns None where it finds none.
     """
+    from jaxllada.common.notices import notice
     from jaxllada.common.weights.inspection import inspect_weights
 
     look = look or inspect_weights
@@ -68,6 +69,8 @@ def run(config: Config, look: Look | None = None) -> int:
     folder = Path(config.model)
     if config.model and folder.is_dir() and (weights := look(folder, config.step or None)):
         report["weights"] = weights
+    elif look is inspect_weights and (folder / "params" / "_METADATA").is_file():
+        notice(f"{folder} holds an orbax checkpoint: `jaxllada inspect` lists what is in it")
     elif config.step:
         raise UserError(f"step={config.step}: {config.model} is not the folder of a training run")
     if config.save:

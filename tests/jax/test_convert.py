@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.layouts import LAYOUTS
+from jaxllada.common.weights.peft import Adapter, write_adapter
 from jaxllada.convert import load, open_source, save
+from jaxllada.sharding import make_mesh
 from jaxllada.stream import to_flax
 from tests.jax.golden import DENSE, VARIANT_CONFIGS, dense_values, write_variant
 from tests.jax.saved_runs import drawn_params, write_run
@@ -166,6 +168,31 @@ def test_the_average_of_a_run_is_taken_where_it_is_kept(formats):
     np.testing.assert_array_equal(weights.wte[...], drawn_params(1)["wte"])
     with pytest.raises(UserError, match="holds no average"):
         load(formats / "run", step=2, average=True)
+
+
+def test_an_adapter_is_added_to_every_format_and_rounded_once(formats, tmp_path):
+    rng = np.random.default_rng(0)
+    layers, width = 2, 32
+    factors = {
+        ("blocks", "attention", "q_proj"): (
+            rng.standard_normal((layers, 4, width), np.float32),
+            rng.standard_normal((layers, width, 4), np.float32),
+        )
+    }
+    write_adapter(tmp_path, Adapter(factors, r=4, lora_alpha=2), PRESETS["tiny"])
+    plain = load(formats / "llada")
+    merged = load(formats / "llada", adapter=tmp_path)
+    a, b = factors["blocks", "attention", "q_proj"]
+    kernel = plain.blocks.attention.q_proj.kernel[...] + 0.5 * np.swapaxes(b @ a, 1, 2)
+    # Sums of four products in another order.
+    np.testing.assert_allclose(merged.blocks.attention.q_proj.kernel[...], kernel, atol=1e-5)
+    np.testing.assert_array_equal(merged.wte[...], plain.wte[...])
+    for dtype in ("float32", "bfloat16"):
+        expected = [np.asarray(leaf).astype(dtype) for leaf in jax.tree.leaves(merged)]
+        for name in ("llada", "llama", "orbax", "run"):
+            for mesh in (None, make_mesh(devices=jax.devices()[:1])):
+                model = load(formats / name, dtype, adapter=tmp_path, mesh=mesh)
+                assert all(map(np.array_equal, jax.tree.leaves(model), expected)), name
 
 
 def test_every_format_loads_onto_a_mesh_of_eight(formats):
