@@ -170,7 +170,7 @@ def _logits(model, canvas, visible, known, columns, options):
         logits_to_keep=columns,
         use_cache=False,
     )
-    logits = out.logits.float()
+    logits = out.logits.to(canvas.device).float()
     if scale > 0:
         given, without = logits.chunk(2)
         logits = without + (scale + 1) * (given - without)

@@ -248,7 +248,7 @@ class LLaDAModelLM(PreTrainedModel, GenerationMixin):
         bias = score_bias(attention_mask, attention_bias, x)
         hidden, states = self.model(x, position_ids, bias, output_hidden_states)
         if isinstance(logits_to_keep, torch.Tensor):
-            hidden = hidden[:, logits_to_keep]
+            hidden = hidden[:, logits_to_keep.to(hidden.device)]
         elif logits_to_keep:
             hidden = hidden[:, -logits_to_keep:]
         logits = self.project(hidden)
