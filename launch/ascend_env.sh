@@ -58,7 +58,7 @@ load_cann() {
         if [ -f "$file" ]; then
             set +u # CANN's script reads unset variables
             # shellcheck disable=SC1090
-            . "$file"
+            . "$file" || true
             set -u
             return
         fi

@@ -146,6 +146,24 @@ def shard(
 
 
 @contextlib.contextmanager
+def one_first(mesh: Mesh) -> Iterator[None]:
+    """Runs its block on one process of each machine, and then, with what that left, on the others.
+
+    For preparing data, which may take hours; nobody waits in vain for a process that fails.
+    """
+    if mesh.layout is None:
+        yield
+        return
+    patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not is_first:
+        dist.barrier(patient)
+    yield
+    if is_first:
+        dist.barrier(patient)
+
+
+@contextlib.contextmanager
 def without_sync(module: nn.Module) -> Iterator[None]:
     """Gradients of a micro-batch that is not the last stay on the device, where all are whole.
 

@@ -127,6 +127,7 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
     from jaxllada.common.run.evaluation import baselines
     from jaxllada.common.run.verbs import rows_of
     from npu_backend.probe import choose_kernels
+    from npu_backend.sharding import one_first
     from npu_backend.train.inputs import make_validation, train_source
     from npu_backend.train.loop import Task
     from npu_backend.train.start import make_network, set_weights
@@ -136,7 +137,8 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
     batch, length = config.per_device_train_batch_size, config.max_length
     kernels = choose_kernels(config.ops, mesh.device, model, compute, batch=batch, length=length)
     network.use(kernels)
-    rows = rows_of(config, tokenizer)
+    with one_first(mesh):
+        rows = rows_of(config, tokenizer)
     source = train_source(config, rows["train"], model, mesh)
     test = rows.get("test")
     return Task(

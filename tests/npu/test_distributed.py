@@ -55,15 +55,16 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_bfloat16_shards_stay_near_one_process(tmp_path):
+def test_bfloat16_shards_compute_what_one_process_does(tmp_path):
     settings = WHOLE | {"bf16": True, "eval_strategy": "no", "max_steps": 4}
     halves = settings | {"per_device_train_batch_size": 4} | SHARDED
     run_training(make_config(tmp_path / "one", **settings))
     program = ROOT / "tests/npu/distributed_program.py"
     torchrun(2, program, tmp_path, json.dumps({"two": halves}))
-    got, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
-    # Products in bfloat16 (8 bits); gradients are summed in float32.
-    np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=2e-3)
+    got, expected = (list(losses(tmp_path / name).values()) for name in ("two", "one"))
+    # The forward pass of a row is the same to the bit; a step rounds the gradient of each half.
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(got, expected, rtol=2e-3)
 
 
 @pytest.mark.parametrize(
