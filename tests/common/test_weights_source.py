@@ -187,6 +187,18 @@ def test_the_mask_id_may_be_given_where_nothing_tells_it(tmp_path):
         open_folder(tmp_path, mask_token_id=7)
 
 
+def test_a_released_config_without_a_mask_id_takes_the_given_one(tmp_path):
+    write_variant("base", tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text()) | {"mask_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="mask_token_id is null"):
+        _ = open_folder(tmp_path).config.mask_id
+    assert open_folder(tmp_path, mask_token_id=7).config.mask_id == 7
+    (tmp_path / "config.json").write_text(json.dumps(values | {"mask_token_id": 8}))
+    with pytest.raises(UserError, match="mask_token_id = 8, mask_token_id as given = 7"):
+        open_folder(tmp_path, mask_token_id=7)
+
+
 def test_a_config_that_disagrees_with_the_tokenizer_is_refused(tmp_path):
     write_model(tmp_path, ILLADA | {"mask_token_id": 6}, "llama")
     write_tokenizer(tmp_path, {"<|mask|>": 5}, "<|mask|>")
