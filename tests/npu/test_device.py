@@ -60,13 +60,18 @@ def test_a_torch_npu_without_cann_is_told_and_auto_goes_on_without():
 
 
 @pytest.mark.skipif(not IS_NPU, reason="needs a (simulated) NPU: set NPU_SIM=1")
-def test_a_process_of_torchrun_takes_the_device_of_its_rank(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    try:
-        assert find_device("npu") == torch.device("npu", 1)
-        assert torch.npu.current_device() == 1
-    finally:
-        torch.npu.set_device(0)
+def test_a_process_of_torchrun_takes_the_device_of_its_rank():
+    program = (
+        "import tests.ascend_sim.ascend_sim, torch\n"
+        "from npu_backend.device import find_device\n"
+        "assert find_device('npu') == torch.device('npu', 1) == find_device('auto')\n"
+        "assert torch.npu.current_device() == 1\n"
+        "x = torch.ones(2, device=find_device(), requires_grad=True)\n"
+        "x.sum().backward()\n"
+        "assert x.grad.device.index == 1\n"
+    )
+    environment = {**os.environ, "LOCAL_RANK": "1"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_memory_and_waiting_work_on_every_device():

@@ -221,11 +221,15 @@ def test_bfloat16_gradients_are_near_those_of_float32(kernels):
         assert error < 0.1, (name, error)
 
 
-def test_autocast_of_a_float32_model_stays_near_it(kernels):
-    plain = make(kernels=kernels)
+def test_autocast_gradients_of_a_float32_model_stay_near_it(kernels):
+    expected, model = gradients(make()), make(kernels=kernels, remat="full")
     with torch.autocast(DEVICE.type, torch.bfloat16):
-        logits = plain(TOKENS)
+        logits = model(TOKENS)
     np.testing.assert_allclose(get(logits), get(make()(TOKENS)), atol=0.1)
+    logits.sin().sum().backward()
+    for name, p in model.named_parameters():
+        error = np.linalg.norm(get(p.grad) - expected[name]) / np.linalg.norm(expected[name])
+        assert error < 0.1, (name, error)
 
 
 @pytest.mark.parametrize("rate", ["attention_dropout", "residual_dropout", "embedding_dropout"])
