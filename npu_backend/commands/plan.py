@@ -24,6 +24,9 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PlanConfig):
+    headroom: float = 8.0
+    """GiB of it left free for what is not predicted: the driver and the kernels' workspace (4 to 6
+    on a 910B), and what the allocator holds in fragments."""
     ops: Literal["auto", "fused", "plain"] = "auto"
     """Kernels: plain torch holds all attention scores; auto is planned as fused."""
     hccl_buffsize: int = 0
