@@ -5,7 +5,6 @@ restores it into the shardings of any mesh. Its arrays are zarr 3 without compre
 the memory of some rows of one layer, which makes writing it a copy and reading it a memory map.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.manifest import write_atomically, write_manifest
+from jaxllada.common.weights.index import write_json
 from jaxllada.common.weights.pieces import rows_per_piece
 
 ITEM = "params"
@@ -188,8 +188,3 @@ def _tree_metadata(leaves: Sequence[Leaf]) -> dict[str, Any]:
         "store_array_data_equal_to_fill_value": True,
         "custom_metadata": None,
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one step."""
-    write_atomically(path, json.dumps(value).encode())

@@ -11,6 +11,7 @@ from jaxllada.common.weights.side_files import copy_side_files
 from jaxllada.common.weights.source import Source
 from jaxllada.common.weights.streaming import (
     check_apart,
+    home_of,
     module_blocks,
     named_dtype,
     source_fingerprint,
@@ -57,7 +58,7 @@ def to_flax(
     with partial_folder(target, about, needed=total, overwrite=overwrite) as work:
         with byte_progress(total, "hf-to-flax") as told:
             write_params(work, leaves, read, told)
-        copy_side_files(Path(source.path), work)
+        copy_side_files(home_of(source), work)
         seal_params(work, leaves, {"converted_from": source.kind})
         config = source.config if dtype is None else named_dtype(source.config, dtype)
         config.save(work)  # last: without it no loader accepts the folder

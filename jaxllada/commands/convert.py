@@ -116,8 +116,8 @@ def _described(config: Config, source: "Source") -> str:
     text = f"{count} tensors, {config.dtype or ' and '.join(sorted(kinds))}"
     recipe = _recipe(source)
     if recipe:
-        text += f", step {recipe['checkpoint_step']}"
-        text += " (averaged)" if recipe["averaged_weights"] else ""
+        text += f", step {recipe['checkpoint']}"
+        text += " (averaged)" if recipe.get("averaged_weights") else ""
     return text
 
 
@@ -125,11 +125,13 @@ def _recipe(source: "Source") -> dict[str, int | bool]:
     """Which weights of a training run these are; empty for a model folder."""
     from jaxllada.orbax_source import AVERAGE, OrbaxSource
 
-    if not isinstance(source, OrbaxSource) or source.kind != "run":
+    if source.kind != "run":
         return {}
+    if not isinstance(source, OrbaxSource):
+        return {"checkpoint": int(source.path.name)}
     weights = source.weights
     step = int(weights.folder.name)
-    return {"checkpoint_step": step, "averaged_weights": weights.item == AVERAGE}
+    return {"checkpoint": step, "averaged_weights": weights.item == AVERAGE}
 
 
 def _dtype(config: Config) -> "np.dtype | None":

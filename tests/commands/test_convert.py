@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllada.__main__ import main
+from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.presets import PRESETS
+from jaxllada.common.manifest import write_manifest
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.folder import AUTO_MAP
 from jaxllada.common.weights.index import WeightFolder
@@ -281,13 +283,37 @@ def test_a_training_run_is_converted_from_any_checkpoint(tmp_path, capsys):
     average = converted("average")
     assert all(np.array_equal(np.frombuffer(b, k), doubled[n]) for n, (k, _, b) in average.items())
     card = (tmp_path / "average" / "README.md").read_text()
-    for told in ("learning_rate: 0.125", "checkpoint_step: 2", "averaged_weights: true"):
+    for told in ("learning_rate: 0.125", "checkpoint: 2", "averaged_weights: true"):
         assert told in card
     assert "21 tensors, float32, step 2 (averaged) in 1 file, 107 kB" in capsys.readouterr().out
     assert (
         main(["convert", "flax-to-hf", str(tmp_path / "run"), str(tmp_path / "x"), "--step=7"]) == 2
     )
     assert "step=7: no such checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_are_model_folders_is_converted_too(hf, tmp_path, capsys):
+    """As the torch backend writes them: the tokenizer lies beside, not in the checkpoint."""
+    run = tmp_path / "run"
+    for step in (3, 4):
+        folder = write_model(
+            run / "checkpoints" / str(step), ModelConfig.from_folder(hf), seed=step
+        )
+        write_manifest(folder, {"step": step})
+    for name, path in side_files(hf).items():
+        (run / name).write_bytes(path.read_bytes())
+    (run / "config.json").write_bytes((hf / "config.json").read_bytes())
+    for way, target in (("flax-to-hf", "hf4"), ("hf-to-flax", "flax4")):
+        convert(way, run, tmp_path / target)
+        for name, path in side_files(hf).items():
+            assert (tmp_path / target / name).read_bytes() == path.read_bytes()
+    convert("flax-to-hf", run, tmp_path / "hf3", "--step", "3")
+    assert "float32, step 3 in 1 file" in capsys.readouterr().out
+    assert tensors(tmp_path / "hf3") == tensors(run / "checkpoints" / "3")
+    assert tensors(tmp_path / "hf4") == tensors(run / "checkpoints" / "4")
+    convert("flax-to-hf", tmp_path / "flax4", tmp_path / "back4")
+    assert tensors(tmp_path / "back4") == tensors(run / "checkpoints" / "4")
+    assert "checkpoint: 4" in (tmp_path / "hf4" / "README.md").read_text()
 
 
 # Runs a conversion in a forked process that is killed at its n-th write, for every n; then checks

@@ -17,6 +17,7 @@ from jaxllada.common.weights.source import Source
 from jaxllada.common.weights.streaming import (
     check_apart,
     check_tokenizer,
+    home_of,
     source_fingerprint,
     stored_blocks,
 )
@@ -62,7 +63,7 @@ def to_hugging_face(
         is_new = dtype is not None or source.kind == "run"
         complete_folder(
             work,
-            source_folder=Path(source.path),
+            source_folder=home_of(source),
             config=source.config,
             layout=layout,
             dtype=shards[0].tensors[0].dtype if is_new else None,

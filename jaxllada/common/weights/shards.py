@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from jaxllada.common.durable import DurableFiles, array_bytes
+from jaxllada.common.weights.header import DTYPES
 from jaxllada.common.weights.index import INDEX, SINGLE, write_json
 
-TYPES: dict[np.dtype, str] = {
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float16): "F16",
-    np.dtype(ml_dtypes.bfloat16): "BF16",
-}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def header(tensors: Sequence[Tensor]) -> bytes:
     begin = 0
     for tensor in tensors:
         table[tensor.name] = {
-            "dtype": TYPES[tensor.dtype],
+            "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, begin := begin + tensor.nbytes],
         }

@@ -10,6 +10,7 @@ import numpy as np
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.partial import fingerprint
+from jaxllada.common.run.checkpoints import CHECKPOINTS
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.common.weights.names import Entry
@@ -24,10 +25,17 @@ def check_apart(source: Source, target: Path) -> None:
         raise UserError(f"{target}: holds the weights that are to be converted; choose another")
 
 
+def home_of(source: Source) -> Path:
+    """The folder with the tokenizer: that of the weights, or that of the run they come from."""
+    path = Path(source.path)
+    is_inside = source.kind == "run" and path.parent.name == CHECKPOINTS
+    return path.parent.parent if is_inside else path
+
+
 def check_tokenizer(source: Source) -> None:
-    """Raises `UserError` where a tokenizer lies beside the weights and does not fit them."""
-    if (Path(source.path) / "tokenizer.json").is_file():
-        Tokenizer.from_folder(Path(source.path)).agree_with(source.config)
+    """Raises `UserError` where there is a tokenizer that does not fit the weights."""
+    if (home_of(source) / "tokenizer.json").is_file():
+        Tokenizer.from_folder(home_of(source)).agree_with(source.config)
 
 
 def named_dtype(config: ModelConfig, dtype: np.dtype) -> ModelConfig:
