@@ -68,8 +68,8 @@ def chunked_cross_entropy(
         head_bias: of models with `include_bias`.
         chunk: rows whose logits exist at one time; memory is 2 * chunk * V floats. By default 256
             on a CPU and 1024 elsewhere, where small products leave the machine idle.
-        counted: number of weights that are not 0, for callers that know it; else the device is
-            asked, and waited for.
+        counted: number of weights that are not 0, or more, for callers that know it; else the
+            device is asked, and waited for.
     """
     rows = _Rows(hidden, targets.long(), weights.detach().float())
     head_weight = head_weight.to(hidden.dtype)
@@ -147,7 +147,9 @@ def _chunk(
     chosen = logits.gather(1, targets[:, None])[:, 0]
     odds = logits.sub_(top[:, None]).exp_()
     total = odds.sum(dim=1)
-    row_nll, row_correct = total.log() + top - chosen, chosen == top
+    counts = weights != 0
+    row_nll = torch.where(counts, total.log() + top - chosen, 0.0)
+    row_correct = counts & (chosen == top)
     if gradients is None:
         return row_nll, row_correct
     error = odds.mul_((weights / total)[:, None])

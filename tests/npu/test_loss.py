@@ -154,6 +154,19 @@ def test_without_gradients_the_value_is_the_same():
         assert torch.equal(a, b)
 
 
+def test_a_count_that_is_too_large_costs_time_only():
+    hidden, head, bias, targets, weights = rows()
+    results = []
+    for counted in (None, N):
+        out = chunked_cross_entropy(
+            hidden, head, targets, weights, head_bias=bias, chunk=7, counted=counted
+        )
+        results.append([*out, *torch.autograd.grad(out.loss, [hidden, head, bias])])
+    assert not results[1][1][weights == 0].any()
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(get(a), get(b), rtol=1e-5, atol=1e-6)
+
+
 def test_frozen_parts_get_no_gradient_and_change_no_other():
     hidden, head, bias, targets, weights = rows()
     out = chunked_cross_entropy(hidden, head, targets, weights, head_bias=bias)
