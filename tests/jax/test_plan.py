@@ -80,6 +80,7 @@ def test_the_prediction_is_within_a_tenth_of_the_compiled_step(case):
     assert predicted(name, values, 1) == pytest.approx(compiled.total, rel=0.1)
 
 
+@pytest.mark.slow
 def test_so_it_is_on_a_mesh():
     """Compiled for 8 virtual devices in a process of its own."""
     program = """
@@ -142,3 +143,14 @@ def test_a_mesh_that_is_not_here_is_refused_before_compiling():
     config = config_of({"mesh_fsdp": 3})
     with pytest.raises(ValueError, match="mesh_fsdp=3"):
         compiled_memory(config, PRESETS["tiny"], jax.devices()[:1])
+
+
+def test_the_verb_compiles_for_devices_that_are_not_here():
+    """Four virtual ones; XLA's own figure is printed beside the prediction."""
+    words = "--model_name_or_path tiny --max_length 64 --mesh_fsdp 4 --devices 4 --accelerator cpu"
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxllada", "plan", *words.split(), "--compile", "--memory", "8"],
+        cwd=ROOT, capture_output=True, text=True, timeout=200, check=True,
+    )  # fmt: skip
+    assert "compiled for 4 x cpu" in done.stdout
+    assert "as configured: data 1 x fsdp 4" in done.stdout
