@@ -180,9 +180,7 @@ def _training(recipe: Mapping[str, Any], run: Path | None) -> str:
     text = f"## Training\n\nSettings of `jaxllada pretrain`:\n\n```yaml\n{settings}```"
     file = run / "summary.txt" if run is not None else None
     if file is not None and file.is_file() and (table := file.read_text(encoding="utf-8").strip()):
-        text += (
-            f"\n\nAt the end of the run, in nats per token:\n\n```text\n{table}\n```"
-        )
+        text += f"\n\nAt the end of the run, in nats per token:\n\n```text\n{table}\n```"
     return text
 
 
