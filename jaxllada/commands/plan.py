@@ -4,7 +4,8 @@
     jaxllada plan configs/pretrain/llada-8b.yaml --devices 8 --memory 80 --compile
 
 Prints the peak of a device by term, the largest micro-batch, the layouts that fit and the line to
-launch. Needs no accelerator. Exit code 1 when no layout fits.
+launch. Needs no accelerator. Exit code 1 when no layout fits. Most keys are those of `pretrain`;
+the last ones are the plan's own.
 """
 
 import dataclasses

@@ -5,7 +5,8 @@
         --param_dtype bfloat16 --max_length 4096 --devices 1 --memory 64
 
 Prints the peak of a card by term, the largest micro-batch, the layouts that fit and the line to
-launch. Needs neither torch nor an NPU. Exit code 1 when no layout fits.
+launch. Needs neither torch nor an NPU. Exit code 1 when no layout fits. Most keys are those of
+`pretrain`; the last ones are the plan's own.
 """
 
 import os
