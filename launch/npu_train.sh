@@ -113,7 +113,7 @@ fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 if [ -n "$checks" ] && [ "$device" != cpu ] && [ "$device" != cuda ]; then
-    if ! "$python" -m npu_backend doctor; then
+    if ! "$python" -m npu_backend doctor --nodes "$nnodes"; then
         say error "fix the above, or go on regardless with --skip_checks"
         exit 2
     fi
@@ -173,7 +173,7 @@ stop() {
 }
 trap 'stop TERM' TERM
 trap 'stop INT' INT
-trap 'rm -f "$JAXLLADA_EXIT_FILE"' EXIT
+trap 'rm -f "$JAXLLADA_EXIT_FILE" "$JAXLLADA_EXIT_FILE.begun"' EXIT
 
 "${launcher[@]}" &
 child=$!

@@ -7,11 +7,10 @@ The same settings, data, noise and files as `jaxllada pretrain`. Every checkpoin
 for both packages, with the training state inside it.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,69 +52,77 @@ def run(config: Config) -> int:
     """Trains; returns 0, 1 after divergence, or 128 + the number of the signal that stopped it."""
     from jaxllada.common.run.verbs import exit_code
 
-    with _final_exit_code() as done:
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
-            code = done.code
-            if code is not None:
-                return code
-            # Started again after a crash: go on, whatever the first start was told.
-            config = dataclasses.replace(config, resume="auto", overwrite_output_dir=False)
-        code = exit_code(lambda: pretrain(config))
-        done.code = code
-        return code
+    launch = _Launch(os.environ.get(EXIT_FILE))
+    if launch.code is not None:
+        return launch.code
+    try:
+        code = exit_code(lambda: pretrain(config, launch))
+    except UserError:
+        launch.end(2)
+        raise
+    launch.end(code)
+    return code
 
 
-class _Done:
-    """The exit code of a run that is over, on disk for processes that are started again."""
+class _Launch:
+    """What processes that torchrun starts again have to know of those before them.
 
-    def __init__(self, file: str | None):
-        self.file = Path(file) if file else None
+    `code` is the exit code of a run that is over; `has_begun` tells whether it made steps.
+    """
+
+    def __init__(self, file: str | None = None):
+        self._file = Path(file) if file else None
 
     @property
     def code(self) -> int | None:
-        text = self.file.read_text() if self.file is not None and self.file.is_file() else ""
+        text = self._file.read_text() if self._file is not None and self._file.is_file() else ""
         return int(text) if text else None
 
-    @code.setter
-    def code(self, code: int) -> None:
-        if self.file is not None:
-            self.file.write_text(str(code))
+    def end(self, code: int) -> None:
+        if self._file is not None:
+            self._file.write_text(str(code))
+
+    @property
+    def has_begun(self) -> bool:
+        return self._file is not None and self._marker(self._file).exists()
+
+    def begin(self) -> None:
+        if self._file is not None:
+            self._marker(self._file).touch()
+
+    @staticmethod
+    def _marker(file: Path) -> Path:
+        return file.with_name(f"{file.name}.begun")
 
 
-@contextlib.contextmanager
-def _final_exit_code() -> Iterator[_Done]:
-    done = _Done(os.environ.get(EXIT_FILE))
-    try:
-        yield done
-    except UserError:
-        done.code = 2
-        raise
-
-
-def pretrain(config: Config) -> "Outcome":
+def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     """The verb as a function. What the user can get wrong is found before anything is written."""
+    launch = launch or _Launch()
     from jaxllada.common.run.run_folder import RunFolder
     from jaxllada.common.run.verbs import checked, conclude
 
     origin, tokenizer, model = checked(config)
     import torch
 
-    from npu_backend.sharding import initialize_distributed, make_mesh
+    from npu_backend.sharding import initialize_distributed, largest, make_mesh
     from npu_backend.train.checkpoint import Checkpoints
     from npu_backend.train.loop import train
 
     if os.environ.get("JAXLLADA_DETERMINISTIC") == "1":
         torch.use_deterministic_algorithms(True)
-    settings = config.shared()
     device = initialize_distributed(
         config.device, config.coordinator_address, config.num_processes, config.process_id
     )
     mesh = make_mesh(device, config.mesh_data, config.mesh_fsdp)
+    # All processes have to agree: on other machines none may have crashed.
+    if largest(int(launch.has_begun)):
+        config = dataclasses.replace(config, resume="auto", overwrite_output_dir=False)
+    settings = config.shared()
     folder = RunFolder(settings, Checkpoints)
     resume_step = folder.resume_step(settings)
     task = _task(config, origin, model, tokenizer, mesh)
     folder.checkpoints.place(mesh, model, tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
-    outcome = train(settings, folder, task, resume_step)
+    outcome = train(settings, folder, dataclasses.replace(task, on_begin=launch.begin), resume_step)
     if mesh.is_main:
         conclude(folder)
     return outcome

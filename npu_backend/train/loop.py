@@ -33,6 +33,7 @@ class Task(loop.Task):
         set_weights: puts the initial weights into it; called by a run that starts anew.
         measure: measures the weights that are in `objective`; None without validation rows.
         write_sample: writes a text with them; None for no samples.
+        on_begin: called once the run folder is this run's.
         fused_optimizer: whether AdamW is one kernel.
     """
 
@@ -42,6 +43,7 @@ class Task(loop.Task):
     mesh: Mesh
     measure: Callable[[], Evaluation] | None = None
     write_sample: Callable[[], str] | None = None
+    on_begin: Callable[[], None] = lambda: None
     fused_optimizer: bool = True
 
 
@@ -92,6 +94,7 @@ class _Backend:
 
     def begin(self, tell: Callable[[str], None]) -> None:
         self.task.objective.train()
+        self.task.on_begin()
 
     def step(self, batch: Batch, learning_rate: float, cursor: int) -> StepMetrics:
         metrics = train_step(

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -254,6 +255,34 @@ def test_a_run_survives_a_request_to_stop_and_a_crash(home, whole, tmp_path, ran
     np.testing.assert_allclose(list(got.values()), list(whole.values()), rtol=1e-4)
     logs = list((output / "logs").rglob("stderr.log"))
     assert {path.parent.name for path in logs} == {str(rank) for rank in range(ranks)}
+
+
+@pytest.mark.slow
+def test_two_machines_go_on_together_after_one_loses_its_rank(home, whole, tmp_path):
+    """Two launchers that meet over the network, each with one rank."""
+    output = tmp_path / "run"
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    machines = [
+        start(
+            home, output, 1, "--nnodes=2", "--node_rank", str(n), "--master_addr=127.0.0.1",
+            "--master_port", port, "--log_dir", str(tmp_path / f"logs{n}"),
+            "--per_device_train_batch_size=4",
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    try:
+        wait_for_step(output, 6, machines[0])
+        os.kill(ranks_of(output)[-1], signal.SIGKILL)
+        told = "".join(finished(machine) for machine in machines)
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert told.count("continuing after step") == 1
+    got = losses(output)
+    assert list(got) == list(whole)
+    np.testing.assert_allclose(list(got.values()), list(whole.values()), rtol=1e-4)
 
 
 @pytest.mark.slow

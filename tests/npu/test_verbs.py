@@ -124,19 +124,24 @@ def test_a_mistake_costs_one_line_and_leaves_nothing(home, tmp_path, capsys, cha
 
 
 def test_a_process_that_is_started_again_goes_on(home, tmp_path, monkeypatch):
-    words = arguments(home, tmp_path, sample_length=0, overwrite_output_dir=True)
-    assert main(["pretrain", *words, "max_steps=3", "lr_scheduler_type=constant"]) == 0
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert main(["pretrain", *words, "lr_scheduler_type=constant"]) == 0
-    assert (tmp_path / "checkpoints" / "3").is_dir()
-    assert max(losses(tmp_path)) == 6
+    """Whatever the first start was told; but not before that has made the folder its own."""
+    monkeypatch.setenv(EXIT_FILE, str(tmp_path / "code"))
+    output = tmp_path / "run"
+    words = arguments(home, output, sample_length=0, lr_scheduler_type="constant")
+    assert main(["pretrain", *words, "max_steps=3"]) == 0
+    (tmp_path / "code").unlink()
+    assert main(["pretrain", *words, "overwrite_output_dir=True"]) == 0
+    assert (output / "checkpoints" / "3").is_dir()
+    assert max(losses(output)) == 6
+    (tmp_path / "code").unlink()
+    (tmp_path / "code.begun").unlink()
+    assert main(["pretrain", *words]) == 2
 
 
 def test_a_process_that_ended_for_good_does_not_start_again(home, tmp_path, monkeypatch):
     monkeypatch.setenv(EXIT_FILE, str(tmp_path / "code"))
     assert main(["pretrain", *arguments(home, tmp_path / "run", max_length=65)]) == 2
     assert (tmp_path / "code").read_text() == "2"
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert main(["pretrain", *arguments(home, tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
 
