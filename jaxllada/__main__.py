@@ -16,6 +16,7 @@ VERBS = {
     "plan": ("jaxllada.commands.plan", "predict the memory of a run and how to cut it"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "convert": ("jaxllada.commands.convert", "convert weights between Hugging Face and Flax"),
+    "export": ("jaxllada.commands.export", "write a complete Hugging Face model folder"),
     "verify": ("jaxllada.commands.verify", "compare two checkpoints tensor by tensor"),
     "bench": ("jaxllada.commands.bench", "measure training, sampling and converting"),
 }

@@ -13,6 +13,7 @@ VERBS = {
     "sample": ("npu_backend.commands.sample", "generate from prompts"),
     "chat": ("npu_backend.commands.chat", "talk to a model in the terminal"),
     "inspect": ("jaxllada.apps.inspect", "count parameters, FLOPs and bytes of a model"),
+    "export": ("npu_backend.commands.export", "write a complete Hugging Face model folder"),
     "verify": ("npu_backend.commands.verify", "compare two checkpoints tensor by tensor"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "plan": ("npu_backend.commands.plan", "predict the memory of a run and how to cut it"),

@@ -9,21 +9,20 @@ and orbax restores its item `params` into the shards of any mesh. Types change o
 The result appears complete or not at all; an interrupted conversion goes on where it was.
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from jaxllada.apps import export as app
 from jaxllada.common.config.compute import Dtype
 from jaxllada.common.errors import UserError
-from jaxllada.common.sizes import parse_bytes, show_bytes
+from jaxllada.common.sizes import parse_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxllada.common.weights.source import Source
-
-SHARD_SIZE = "5GB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,69 +55,53 @@ class Config:
             for key in ("layout", "shard_size"):
                 if getattr(self, key):
                     raise UserError(f"{key}={getattr(self, key)}: is only for flax-to-hf")
-        parse_bytes(self.shard_size or SHARD_SIZE, "shard_size")
+        parse_bytes(self.shard_size or app.SHARD_SIZE, "shard_size")
 
 
 def run(config: Config) -> None:
     """Converts, and tells what was written."""
-    from jaxllada.common.partial import check_free_name
+    if config.direction == "flax-to-hf":
+        settings = app.Config(
+            source=config.source,
+            target=config.target,
+            dtype=config.dtype,
+            layout=config.layout or "llada",
+            shard_size=config.shard_size or app.SHARD_SIZE,
+            step=config.step,
+            overwrite=config.overwrite,
+        )
+        export(settings, average=config.average)
+        return
+    from jaxllada.stream import to_flax
 
     target = Path(config.target)
-    check_free_name(target, overwrite=config.overwrite)
     begun = time.perf_counter()
-    source = _open(config)
-    try:
-        size, about = (_to_flax if config.direction == "hf-to-flax" else _to_hf)(
-            config, source, target
-        )
-    finally:
-        source.close()
-    seconds = time.perf_counter() - begun
-    print(f"wrote {target}: {about}, {show_bytes(size)} in {seconds:.1f} s")
-    print(f"{show_bytes(size / seconds)}/s, on disk")
+    with _opened(config, config.average) as source:
+        dtype = app.dtype_of(config.dtype)
+        size = to_flax(source, target, dtype=dtype, overwrite=config.overwrite)
+        about = app.described(source, config.dtype, _recipe(source))
+    app.report(config.target, about, size, time.perf_counter() - begun)
 
 
-def _open(config: Config) -> "Source":
+def export(config: app.Config, *, average: bool | None = None) -> None:
+    """Writes a model folder of a checkpoint of any format."""
+    with _opened(config, average) as source:
+        app.export(config, source, _recipe(source))
+
+
+@contextlib.contextmanager
+def _opened(config: Config | app.Config, average: bool | None) -> "Iterator[Source]":
+    """Opens the source, once it is clear that the target can be written."""
+    from jaxllada.common.partial import check_free_name
     from jaxllada.common.weights.hub import local_folder
     from jaxllada.orbax_source import open_source
 
-    return open_source(local_folder(config.source), config.step, average=config.average)
-
-
-def _to_flax(config: Config, source: "Source", target: Path) -> tuple[int, str]:
-    from jaxllada.stream import to_flax
-
-    size = to_flax(source, target, dtype=_dtype(config), overwrite=config.overwrite)
-    return size, _described(config, source)
-
-
-def _to_hf(config: Config, source: "Source", target: Path) -> tuple[int, str]:
-    from jaxllada.common.weights.export import to_hugging_face
-    from jaxllada.common.weights.layouts import find_layout
-
-    shards = to_hugging_face(
-        source,
-        target,
-        find_layout(config.layout or "llada"),
-        shard_bytes=parse_bytes(config.shard_size or SHARD_SIZE, "shard_size"),
-        dtype=_dtype(config),
-        overwrite=config.overwrite,
-        recipe=_recipe(source),
-    )
-    files = f"{len(shards)} file{'s' if len(shards) > 1 else ''}"
-    return sum(shard.nbytes for shard in shards), f"{_described(config, source)} in {files}"
-
-
-def _described(config: Config, source: "Source") -> str:
-    layers = source.config.n_layers
-    count = sum(layers if entry.per_layer else 1 for entry in source.entries)
-    kinds = {source.dtype(entry).name for entry in source.entries}
-    text = f"{count} tensors, {config.dtype or ' and '.join(sorted(kinds))}"
-    recipe = _recipe(source)
-    if recipe:
-        text += f", step {recipe['checkpoint']}"
-        text += " (averaged)" if recipe.get("averaged_weights") else ""
-    return text
+    check_free_name(Path(config.target), overwrite=config.overwrite)
+    source = open_source(local_folder(config.source), config.step, average=average)
+    try:
+        yield source
+    finally:
+        source.close()
 
 
 def _recipe(source: "Source") -> dict[str, int | bool]:
@@ -132,11 +115,3 @@ def _recipe(source: "Source") -> dict[str, int | bool]:
     weights = source.weights
     step = int(weights.folder.name)
     return {"checkpoint": step, "averaged_weights": weights.item == AVERAGE}
-
-
-def _dtype(config: Config) -> "np.dtype | None":
-    if config.dtype is None:
-        return None
-    from jaxllada.common.weights.header import DTYPES
-
-    return next(dtype for dtype in DTYPES.values() if dtype.name == config.dtype)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -57,9 +58,11 @@ def report(a, b, *argv) -> tuple[int, dict]:
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
 
-    file = Path(b).parent / "report.json"
-    code = verify.run(load_config(verify.Config, [str(a), str(b), "--report", str(file), *argv]))
-    return code, json.loads(file.read_text(), parse_constant=refuse)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.json"
+        argv = (str(a), str(b), "--report", str(file), *argv)
+        code = verify.run(load_config(verify.Config, argv))
+        return code, json.loads(file.read_text(), parse_constant=refuse)
 
 
 def differences(found: dict) -> dict[str, dict]:
