@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +156,33 @@ def test_the_verb_compiles_for_devices_that_are_not_here():
     )  # fmt: skip
     assert "compiled for 4 x cpu" in done.stdout
     assert "as configured: data 1 x fsdp 4" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_prediction_for_tpus_is_within_a_tenth_of_steps_compiled_for_them():
+    """libtpu compiles for a topology without any TPU; skipped where it is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu, which compiles for TPUs that are not here")
+    program = """
+import json, sys
+from jax.experimental import topologies
+from jaxllada.common.config.presets import PRESETS
+from jaxllada.common.config.train import TrainConfig
+from jaxllada.train.footprint import compiled_memory
+devices = topologies.get_topology_desc("v5:2x2x2", "tpu").devices
+for name, values in json.loads(sys.argv[1]):
+    print(compiled_memory(TrainConfig(**values), PRESETS[name], devices).total, flush=True)
+"""
+    cases = [
+        ("llada-8b", {"mesh_fsdp": 8, "remat": "full", "per_device_train_batch_size": rows})
+        for rows in (1, 4)
+    ]
+    cases = [(n, v | {"bf16": True, "max_length": 4096}) for n, v in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(cases)],
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=True,
+        env={**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    for (name, values), total in zip(cases, map(int, done.stdout.split()), strict=True):
+        setup = setup_of(TrainConfig(**values), PRESETS[name], 8)
+        assert xla_footprint(setup, "tpu").total == pytest.approx(total, rel=0.1), values
