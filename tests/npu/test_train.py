@@ -19,6 +19,7 @@ from jaxllada.common.run.guard import TrainingDivergedError
 from jaxllada.common.run.metrics import BINS
 from jaxllada.common.run.run_folder import RunFolder
 from npu_backend.diffusion.loss import masked_diffusion_loss
+from npu_backend.models.lora import add_adapters
 from npu_backend.sharding import Mesh
 from npu_backend.train.optim import decays, make_optimizer
 from npu_backend.train.start import make_network, set_random_weights
@@ -230,6 +231,27 @@ def test_the_average_follows_the_weights():
         torch.testing.assert_close(state.ema[name].cpu(), expected, rtol=0, atol=1e-6)
 
 
+def test_adapters_are_trained_and_what_is_below_them_is_not():
+    network, objective, _ = started()
+    add_adapters(network, r=4, lora_alpha=8.0, generator=torch.Generator().manual_seed(0))
+    network.to(DEVICE)
+    state, before = initial_state(network, with_ema=False), dict(network.state_dict())
+    before = {name: tensor.cpu().clone() for name, tensor in before.items()}
+    assert {name.split(".")[-1] for name in state.params} == {"lora_a", "lora_b"}
+    objective.train()
+    batch = source(2, 4).batch(0)
+    found = [
+        train_step(
+            state, batch, 1e-2, 0, objective=objective, optimizer=make_optimizer(TRAIN),
+            mesh=MESH, loss_norm="token", ema_decay=0.0, dropout_seed=5,
+        ).loss
+        for _ in range(10)
+    ]  # fmt: skip
+    assert found[-1] < found[0]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor.cpu(), before[name]) is (name not in state.params), name
+
+
 @pytest.fixture
 def _no_picture(monkeypatch):
     monkeypatch.setattr(RunFolder, "draw_losses", lambda self: None)
@@ -265,6 +287,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, case):
     assert again.step == 12
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     same_weights(again.params, expected.params)
+
+
+@pytest.mark.usefixtures("_no_picture")
+def test_bfloat16_runs_follow_the_float32_one(tmp_path):
+    """Products in bfloat16; with bfloat16 weights as well, gradients and moments stay float32."""
+    kinds = {"float32": {}, "mixed": {"bf16": True}}
+    kinds["stored"] = {"bf16": True, "param_dtype": "bfloat16"}
+    for name, changes in kinds.items():
+        remat = {"gradient_checkpointing": True} if changes else {}
+        run_training(make_config(tmp_path / name, **changes, **remat))
+    expected = list(losses(tmp_path / "float32").values())
+    for name in ("mixed", "stored"):
+        # Eight bits of mantissa, through 12 updates; stored weights round every update too.
+        np.testing.assert_allclose(list(losses(tmp_path / name).values()), expected, rtol=2e-2)
 
 
 @pytest.mark.usefixtures("_no_picture")
