@@ -7,13 +7,14 @@ the memory of some rows of one layer, which makes writing it a copy and reading 
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxllada.common.ahead import ahead
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.manifest import write_atomically, write_manifest
 from jaxllada.common.weights.index import write_json
@@ -105,48 +106,41 @@ def write_params(
     Raises:
         OSError: the disk is full or fails; finished chunks stay.
     """
-    with DurableFiles(told) as files:
-        for leaf in leaves:
-            place = folder / ITEM / leaf.name
-            place.mkdir(parents=True, exist_ok=True)
-            write_json(place / "zarr.json", leaf.zarr())
-            if leaf.is_small:
-                _write_whole(files, place, leaf, read, told)
-                continue
-            for layer in range(leaf.layers):
-                _write_layer(files, place, leaf, layer, read, told)
+    for leaf in leaves:
+        place = folder / ITEM / leaf.name
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / "zarr.json", leaf.zarr())
+    chunks = (chunk for leaf in leaves for chunk in _missing(folder / ITEM, leaf, read, told))
+    with DurableFiles(told) as files, ahead(chunks) as prepared:
+        for path, pieces in prepared:
+            with files.create(path) as append:
+                for piece in pieces:
+                    append(piece)
+            del pieces
 
 
-def _write_whole(
-    files: DurableFiles, place: Path, leaf: Leaf, read: ReadLayer, told: Callable[[int], None]
-) -> None:
-    path = place / leaf.chunk(0, 0)
-    if path.is_file():
-        return told(leaf.nbytes)
-    with files.create(path) as append:
-        for layer in range(leaf.layers):
-            for block in read(leaf, layer, leaf.rows):
-                append(array_bytes(block))
-
-
-def _write_layer(
-    files: DurableFiles,
-    place: Path,
-    leaf: Leaf,
-    layer: int,
-    read: ReadLayer,
-    told: Callable[[int], None],
-) -> None:
-    parts = -(-leaf.layer_shape[0] // leaf.rows)
-    paths = [place / leaf.chunk(layer, part) for part in range(parts)]
-    if all(path.is_file() for path in paths):
-        return told(leaf.nbytes // leaf.layers)
+def _missing(
+    params: Path, leaf: Leaf, read: ReadLayer, told: Callable[[int], None]
+) -> Iterator[tuple[Path, list[memoryview | bytes]]]:
+    """Yields (file, content) of the chunks of a leaf that are not there yet."""
+    place = params / leaf.name
+    if leaf.is_small:
+        path = place / leaf.chunk(0, 0)
+        if path.is_file():
+            return told(leaf.nbytes)
+        blocks = (read(leaf, layer, leaf.rows) for layer in range(leaf.layers))
+        yield path, [array_bytes(block) for layer in blocks for block in layer]
+        return
     size = math.prod(leaf.chunk_shape) * leaf.dtype.itemsize
-    for path, block in zip(paths, read(leaf, layer, leaf.rows), strict=True):
-        with files.create(path) as append:
-            append(array_bytes(block))
-            if block.nbytes < size:  # zarr stores the last chunk in full
-                append(bytes(size - block.nbytes))
+    parts = -(-leaf.layer_shape[0] // leaf.rows)
+    for layer in range(leaf.layers):
+        paths = [place / leaf.chunk(layer, part) for part in range(parts)]
+        if all(path.is_file() for path in paths):
+            told(leaf.nbytes // leaf.layers)
+            continue
+        for path, block in zip(paths, read(leaf, layer, leaf.rows), strict=True):
+            # zarr stores the last chunk in full
+            yield path, [array_bytes(block), bytes(size - block.nbytes)]
 
 
 def seal_params(folder: Path, leaves: Sequence[Leaf], about: dict[str, Any]) -> None:

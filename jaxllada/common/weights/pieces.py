@@ -10,7 +10,7 @@ from jaxllada.common.errors import UserError
 PIECE_BYTES = 64 << 20
 # Squares that stay in the cache while they are transposed, by way of a buffer whose rows do not lie
 # a power of two apart (those would fall on few places of the cache): six times NumPy's speed.
-_TILE, _PADDING = 256, 32
+_TILE, _PADDING = 512, 32
 
 
 def rows_per_piece(shape: tuple[int, ...], itemsize: int, limit: int = PIECE_BYTES) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllada.common.ahead import ahead
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.weights.header import DTYPES
 from jaxllada.common.weights.index import INDEX, SINGLE, write_json
@@ -83,10 +84,11 @@ def write_shards(
             if (folder / shard.file).is_file():
                 told(shard.nbytes)
                 continue
-            with files.create(folder / shard.file) as append:
+            arrays = (array for tensor in shard.tensors for array in _checked(tensor))
+            with ahead(arrays) as prepared, files.create(folder / shard.file) as append:
                 append(header(shard.tensors))
-                for tensor in shard.tensors:
-                    _append_tensor(tensor, append)
+                for array in prepared:
+                    append(array_bytes(array))
     if len(shards) > 1:
         table = {tensor.name: shard.file for shard in shards for tensor in shard.tensors}
         total = sum(shard.nbytes for shard in shards)
@@ -114,15 +116,10 @@ def _aligned(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.place)))
 
 
-def _append_tensor(tensor: Tensor, append: Callable[[memoryview], None]) -> None:
-    written = 0
-    for array in _checked(tensor):
-        append(array_bytes(array))
-        written += array.nbytes
-    assert written == tensor.nbytes, f"{tensor.name}: {written} of {tensor.nbytes} bytes"
-
-
 def _checked(tensor: Tensor) -> Iterator[np.ndarray]:
+    written = 0
     for array in tensor.read():
         assert array.dtype == tensor.dtype, f"{tensor.name}: {array.dtype} is not {tensor.dtype}"
+        written += array.nbytes
         yield array
+    assert written == tensor.nbytes, f"{tensor.name}: {written} of {tensor.nbytes} bytes"
