@@ -119,6 +119,9 @@ if [ -n "$checks" ] && [ "$device" != cpu ] && [ "$device" != cuda ]; then
     fi
 fi
 
+# Wrong settings are told once, before any process starts.
+"$python" -m npu_backend "$verb" "${arguments[@]}" --print_config >/dev/null || exit
+
 if [ -z "$log_dir" ]; then
     for ((i = 0; i < ${#arguments[@]}; i++)); do
         case ${arguments[i]} in
@@ -186,6 +189,10 @@ done
 
 if [ -s "$JAXLLADA_EXIT_FILE" ]; then
     status=$(cat "$JAXLLADA_EXIT_FILE")
+    if [ "$status" -eq 2 ] && [ "$nproc" -gt 1 ]; then # the message again, below torchrun's own
+        cause=$(grep -rhm 1 '^error: ' "$log_dir" --include stderr.log 2>/dev/null | tail -n 1)
+        say error "${cause#error: }"
+    fi
 elif [ "$status" -ne 0 ]; then
     say error "the run failed (exit code $status); the logs of all ranks are in $log_dir"
 fi

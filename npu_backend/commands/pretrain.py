@@ -10,6 +10,7 @@ for both packages, with the training state inside it.
 import dataclasses
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,9 +58,13 @@ def run(config: Config) -> int:
         return launch.code
     try:
         code = exit_code(lambda: pretrain(config, launch))
-    except UserError:
+    except UserError as error:
         launch.end(2)
-        raise
+        if not launch.is_alone:
+            raise
+        # torchrun would bury the message under its own traceback; the script knows the code.
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 0
     launch.end(code)
     return code
 
@@ -72,6 +77,11 @@ class _Launch:
 
     def __init__(self, file: str | None = None):
         self._file = Path(file) if file else None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is the only process that launch/npu_train.sh started."""
+        return self._file is not None and os.environ.get("WORLD_SIZE") == "1"
 
     @property
     def code(self) -> int | None:
