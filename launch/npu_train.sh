@@ -161,6 +161,7 @@ if [ -n "$dry_run" ]; then
 fi
 
 mkdir -p "$log_dir"
+default TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE '[${rank}] '
 # Every start gets a store of its own. Shared, it still holds the addresses of the ranks that
 # crashed, and the new ones call those.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
