@@ -119,9 +119,6 @@ if [ -n "$checks" ] && [ "$device" != cpu ] && [ "$device" != cuda ]; then
     fi
 fi
 
-# Wrong settings are told once, before any process starts.
-"$python" -m npu_backend "$verb" "${arguments[@]}" --print_config >/dev/null || exit
-
 if [ -z "$log_dir" ]; then
     for ((i = 0; i < ${#arguments[@]}; i++)); do
         case ${arguments[i]} in
@@ -159,6 +156,9 @@ if [ -n "$dry_run" ]; then
     echo
     exit 0
 fi
+
+# Wrong settings are told once, before any process starts.
+"$python" -m npu_backend "$verb" "${arguments[@]}" --print_config >/dev/null || exit
 
 mkdir -p "$log_dir"
 default TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE '[${rank}] '

@@ -28,6 +28,8 @@ fi
 "$(dirname "${BASH_SOURCE[0]}")/hf4.sh" || say skip "transformers 4.57 could not be installed"
 export PATH=$ROOT/.venv/bin:$PATH
 
+# Whole files to every process: within a file, tests share what they compile.
+parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile)
 failed=()
 summary=()
 
@@ -45,14 +47,14 @@ check() {
 on_simulated_npu() {
     # Without autoload: a plain `import torch`, as torchrun does it, must not look for CANN.
     NPU_SIM=1 TORCH_DEVICE_BACKEND_AUTOLOAD=0 PYTHONPATH=$ROOT \
-        "$ROOT/.venv-npu/bin/python" -m pytest tests/npu --durations=5
+        "$ROOT/.venv-npu/bin/python" -m pytest tests/npu --durations=8 "${parallel[@]}"
 }
 
 check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "pyright" pyright
 check "import-linter" lint-imports
-check "pytest" python -m pytest --durations=10 "$@"
+check "pytest" python -m pytest --durations=15 "${parallel[@]}" "$@"
 if [ -z "$npu_reason" ] && [ $# -eq 0 ]; then
     check "simulated NPU" on_simulated_npu
 fi

@@ -1,4 +1,4 @@
-"""Thirty steps from one checkpoint and one YAML: JAX, torch on the CPU and on a simulated NPU.
+"""Fifty steps from one checkpoint and one YAML: JAX, torch on the CPU and on a simulated NPU.
 
 Float32; the noise is data, so all see the same masks. The simulated run needs .venv-npu. With
 JAXLLADA_PARITY_DIR set, the curves are drawn into that folder.
@@ -26,12 +26,12 @@ from tests.parity.picture import draw
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NPU_PYTHON = ROOT / ".venv-npu" / "bin" / "python"
-STEPS, LIMIT = 30, 1e-4
+STEPS, LIMIT = 50, 1e-4
 WORDS = ["the", "mask", "hides", "one", "word", "and", "a", "model", "reads", "all", "others"]
 SHARED = {
     "max_length": 32, "max_steps": STEPS, "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 2, "learning_rate": 1e-3, "warmup_steps": 5,
-    "logging_steps": 1, "save_steps": 0, "eval_steps": 15, "eval_mc": 2, "sample_length": 0,
+    "logging_steps": 1, "save_steps": 0, "eval_steps": 25, "eval_mc": 2, "sample_length": 0,
     "compile_cache_dir": "none",
 }  # fmt: skip
 KINDS = {
