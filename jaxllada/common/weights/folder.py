@@ -19,7 +19,7 @@ from jaxllada.common.weights.index import WeightFolder, write_json
 from jaxllada.common.weights.layouts import Layout, find_layout
 from jaxllada.common.weights.side_files import copy_side_files
 
-REMOTE = Path(__file__).with_name("remote")
+REMOTE = Path(__file__).parents[2] / "exported"
 """The code that travels with exported weights. Nothing here imports it: it needs transformers."""
 
 _CONFIG_CLASS = "configuration_llada.LLaDAConfig"
