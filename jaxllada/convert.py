@@ -18,7 +18,7 @@ from jaxllada.common.config.compute import ComputeConfig, Dtype
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.hub import local_folder
 from jaxllada.common.weights.index import write_json
-from jaxllada.common.weights.layouts import StoredTensor, find_layout
+from jaxllada.common.weights.layouts import StoredTensor, find_layout, own_layout
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.peft import MergedSource, read_adapter
 from jaxllada.common.weights.pieces import pieces, rows_per_piece
@@ -97,17 +97,19 @@ def save(
     model: MaskPredictor,
     path: str | os.PathLike[str],
     *,
-    layout: str = "llada",
+    layout: str | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes `config.json` and the weights: `llada` has the released names, `llama` Llama's.
+
+    The default is `llada`, and `qwen2` for the autoregressive twin.
 
     The folder appears complete or not at all; files that are already there are kept.
 
     Raises:
         UserError: the layout cannot express the model, naming the fields.
     """
-    chosen = find_layout(layout)
+    chosen = own_layout(model.config) if layout is None else find_layout(layout)
     config_json = chosen.write_config(model.config)
     source = _ModelSource(model)
     tensors = [_tensor(source, stored) for stored in chosen.tensors(model.config)]

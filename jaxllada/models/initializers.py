@@ -44,7 +44,9 @@ def initial_weight(
     if scheme == "normal":
         std = config.init_std * factor
         # The released class marks the feed-forward output as residual, not the attention output.
-        scale = 1 / math.sqrt(2 * config.n_layers) if role == "mlp_out" else 1.0
+        # Qwen2's class draws all weights alike.
+        is_scaled = role == "mlp_out" and not config.is_causal
+        scale = 1 / math.sqrt(2 * config.n_layers) if is_scaled else 1.0
         if config.init_cutoff_factor is not None:
             return (_truncated(key, shape, std, config.init_cutoff_factor) * scale).astype(dtype)
         return (jax.random.normal(key, shape) * std * scale).astype(dtype)

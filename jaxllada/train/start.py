@@ -10,7 +10,8 @@ from jaxllada.common.config.compute import ComputeConfig, compute_config
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.run.origin import Origin, find_model, find_tokenizer, fit_preset
 from jaxllada.convert import load
-from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
+from jaxllada.models.causal_lm import make_model
+from jaxllada.models.mask_predictor import abstract_model
 from jaxllada.sharding import shardings
 
 __all__ = [
@@ -41,7 +42,7 @@ def starting_params(
     if not origin.is_trained:
 
         def draw(key: jax.Array) -> Tree:
-            drawn = MaskPredictor(model, compute=compute, rngs=key)
+            drawn = make_model(model, compute=compute, rngs=key)
             return nnx.to_pure_dict(nnx.state(drawn, nnx.Param))
 
         return jax.jit(draw, out_shardings=places)(jax.random.key(seed))

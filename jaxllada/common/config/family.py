@@ -18,7 +18,6 @@ _OTHERS = {
     "dream": "Dream, which predicts shifted by one position",
     "mistral": "an autoregressive model",
     "gemma": "an autoregressive model",
-    "qwen2": "an autoregressive model",
     "qwen3": "an autoregressive model",
 }
 
@@ -34,6 +33,8 @@ LLADA = Family("llada", "llada")
 LLAMA = Family("llama", "llama")
 ILLADA = Family("illada", "llama")
 LLADA_V = Family("llava_llada", "llama")
+QWEN2 = Family("qwen2", "qwen2")
+"""The one autoregressive family: the control of a masked-diffusion model."""
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
@@ -60,6 +61,8 @@ def family_of(values: Mapping[str, Any]) -> Family:
             "model_type='llama' without is_causal=false or a mask_token_id is an autoregressive "
             "model, not a mask predictor"
         )
+    if kind == "qwen2":
+        return QWEN2
     if kind.lower() in _OTHERS:
         raise _unsupported(kind, _OTHERS[kind.lower()])
     if kind.startswith("a2d-"):
@@ -88,5 +91,5 @@ def read_config_json(file: Path) -> dict[str, Any]:
 def _unsupported(kind: str, what: str) -> UserError:
     return UserError(
         f"model_type={kind!r} is not supported ({what}); expected a dense model: llada, "
-        "illada, llava_llada, or llama with is_causal false"
+        "illada, llava_llada, or llama with is_causal false; or qwen2, the autoregressive twin"
     )

@@ -111,43 +111,40 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     family = family_of(values)
     if missing := [key for key in _REQUIRED if values.get(key) is None]:
         raise UserError(f"{', '.join(missing)} missing: a {family.name} model needs them")
-    width, heads = _integer(values, "hidden_size"), _integer(values, "num_attention_heads")
+    width, heads = integer(values, "hidden_size"), integer(values, "num_attention_heads")
     if (head_dim := values.get("head_dim")) is not None and head_dim * heads != width:
         raise UserError(
             f"head_dim={head_dim} is not supported: hidden_size={width} and "
             f"num_attention_heads={heads} have to give heads of that width"
         )
-    activation = values.get("hidden_act", "silu")
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"hidden_act={activation!r} is not supported: use silu, relu or gelu")
-    rows = _integer(values, "vocab_size")
-    eos = _integer(values, "eos_token_id", 2)
+    rows = integer(values, "vocab_size")
+    eos = integer(values, "eos_token_id", 2)
     tied = values.get("tie_word_embeddings", False if family is not ILLADA else None)
     if not isinstance(tied, bool):
         raise UserError(f"tie_word_embeddings={tied!r}: expected true or false")
     return {
         "d_model": width,
         "n_heads": heads,
-        "n_kv_heads": _integer(values, "num_key_value_heads", heads),
-        "n_layers": _integer(values, "num_hidden_layers"),
-        "mlp_hidden_size": _integer(values, "intermediate_size"),
-        "activation_type": _ACTIVATIONS[activation],
+        "n_kv_heads": integer(values, "num_key_value_heads", heads),
+        "n_layers": integer(values, "num_hidden_layers"),
+        "mlp_hidden_size": integer(values, "intermediate_size"),
+        "activation_type": activation(values),
         "block_type": "llama",
         "rope": True,
         "rope_full_precision": False,
-        "rope_theta": _rope_theta(values),
-        "attention_dropout": _number(values, "attention_dropout", 0.0),
-        "residual_dropout": _number(values, "resid_pdrop", 0.0),
+        "rope_theta": rope_theta(values),
+        "attention_dropout": number(values, "attention_dropout", 0.0),
+        "residual_dropout": number(values, "resid_pdrop", 0.0),
         "embedding_dropout": 0.0,
-        "max_sequence_length": _integer(values, "max_position_embeddings", 2048),
-        "rms_norm_eps": _number(values, "rms_norm_eps", 1e-6),
+        "max_sequence_length": integer(values, "max_position_embeddings", 2048),
+        "rms_norm_eps": number(values, "rms_norm_eps", 1e-6),
         "vocab_size": rows,
         "embedding_size": rows,
         "weight_tying": tied,
         "eos_token_id": eos,
-        "pad_token_id": _integer(values, "pad_token_id", eos),
-        "mask_token_id": _integer(values, "mask_token_id", None),
-        "init_std": _number(values, "initializer_range", 0.02),
+        "pad_token_id": integer(values, "pad_token_id", eos),
+        "mask_token_id": integer(values, "mask_token_id", None),
+        "init_std": number(values, "initializer_range", 0.02),
         **_norms(values),
         **_biases(values, tied),
     }
@@ -173,7 +170,15 @@ def _biases(values: Mapping[str, Any], tied: bool) -> dict[str, Any]:
     return {"include_bias": both["mlp_bias"], "include_qkv_bias": False}
 
 
-def _rope_theta(values: Mapping[str, Any]) -> float:
+def activation(values: Mapping[str, Any]) -> str:
+    """Activation of the feed-forward part, as `ModelConfig` names it."""
+    found = values.get("hidden_act", "silu")
+    if found not in _ACTIVATIONS:
+        raise UserError(f"hidden_act={found!r} is not supported: use silu, relu or gelu")
+    return _ACTIVATIONS[found]
+
+
+def rope_theta(values: Mapping[str, Any]) -> float:
     """Base of the angles; newer files say it in `rope_parameters` beside the kind of scaling."""
     theta: Any = values.get("rope_theta")
     for key in ("rope_scaling", "rope_parameters"):
@@ -187,7 +192,7 @@ def _rope_theta(values: Mapping[str, Any]) -> float:
         if (kind != "default" and rules.get("factor") != 1) or partial != 1:
             raise UserError(f"{key}={dict(rules)} is not supported: use null or the default kind")
         theta = rules.get("rope_theta", theta)
-    return _number({"rope_theta": theta}, "rope_theta", 10000.0)
+    return number({"rope_theta": theta}, "rope_theta", 10000.0)
 
 
 def _plain(config: ModelConfig) -> dict[str, Any]:
@@ -245,7 +250,8 @@ def _check(config: ModelConfig) -> None:
         )
 
 
-def _integer(values: Mapping[str, Any], key: str, default: Any = 0) -> Any:
+def integer(values: Mapping[str, Any], key: str, default: Any = 0) -> Any:
+    """Returns an integer field, or the default where it is missing or null."""
     value = values.get(key)
     if key == "eos_token_id" and isinstance(value, list) and value:
         value = value[0]  # several ends are allowed there; the first is the end of text
@@ -256,7 +262,8 @@ def _integer(values: Mapping[str, Any], key: str, default: Any = 0) -> Any:
     return value
 
 
-def _number(values: Mapping[str, Any], key: str, default: float) -> float:
+def number(values: Mapping[str, Any], key: str, default: float) -> float:
+    """Returns a number field, or the default where it is missing or null."""
     value = values.get(key)
     if value is None:
         return default

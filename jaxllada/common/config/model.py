@@ -167,6 +167,11 @@ class ModelConfig:
         return self.include_bias if self.bias_for_layer_norm is None else self.bias_for_layer_norm
 
     @property
+    def is_causal(self) -> bool:
+        """Whether positions see only those before them: the autoregressive twin, `qwen2.py`."""
+        return False
+
+    @property
     def mask_id(self) -> int:
         """`mask_token_id`, which every diffusion model needs."""
         if self.mask_token_id is None:
@@ -192,14 +197,19 @@ class ModelConfig:
         Where the file of a Llama-like model has no `mask_token_id`, its tokenizer files are asked;
         the argument is for folders where nobody tells it.
         """
-        # Imported here: both build on this class.
+        # Imported here: they build on this class.
         from jaxllada.common.config.llama import from_llama
         from jaxllada.common.config.mask_id import find_mask_id
+        from jaxllada.common.config.qwen2 import from_qwen2
 
         file = Path(path)
         file = file / "config.json" if file.is_dir() else file
         values = read_config_json(file)
         try:
+            if family_of(values).layout == "qwen2":
+                if mask_token_id is not None:
+                    raise UserError(f"mask_token_id={mask_token_id}: qwen2 has no mask token")
+                return from_qwen2(values)
             if family_of(values).layout == "llama":
                 config = from_llama(values)
                 found = find_mask_id(file.parent, config.mask_token_id, mask_token_id)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.qwen2 import twin_of
 from jaxllada.common.errors import UserError, nearest
 
 # LLaDA-8B as released (arXiv:2502.09992v3, appendix B.2); the others change its size only.
@@ -59,6 +60,15 @@ PRESETS: dict[str, ModelConfig] = {
         _LLADA_8B, d_model=2048, n_heads=32, n_kv_heads=4, n_layers=22, mlp_hidden_size=5634,
     ),
     "llada-8b": _LLADA_8B,
+}  # fmt: skip
+# Autoregressive controls of the same shapes; that of 100M keeps Qwen2's own vocabulary.
+PRESETS |= {
+    "qwen2-tiny": twin_of(PRESETS["tiny"]),
+    "qwen2-quickstart": twin_of(PRESETS["quickstart"]),
+    "qwen2-100m": dataclasses.replace(
+        twin_of(PRESETS["llada-100m"]), vocab_size=152064, embedding_size=152064,
+        max_sequence_length=2048, eos_token_id=151643, pad_token_id=151643,
+    ),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxllada.common.config import llama
+from jaxllada.common.config import llama, qwen2
 from jaxllada.common.config.family import family_of
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError, nearest
@@ -99,12 +99,24 @@ def _stored_shape(config: ModelConfig, parts: list[tuple[Entry, int]]) -> tuple[
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
+def _llada_config(config: ModelConfig) -> dict[str, Any]:
+    if config.is_causal:
+        raise UserError("layout=llada cannot express an autoregressive model: use layout=qwen2")
+    return config.to_dict()
+
+
+def _llama_config(config: ModelConfig) -> dict[str, Any]:
+    if config.is_causal:
+        raise UserError("layout=llama cannot express an autoregressive model: use layout=qwen2")
+    return llama.to_llama(config)
+
+
 LLADA = Layout(
     "llada",
     table=llada_table,
     part_of=released_part,
     read_config=ModelConfig.from_dict,
-    write_config=ModelConfig.to_dict,
+    write_config=_llada_config,
     embedding="model.transformer.wte.weight",
     head="model.transformer.ff_out.weight",
 )
@@ -113,23 +125,40 @@ LLAMA = Layout(
     table=llama_table,
     part_of=lambda config, entry, layer: Part(entry.released.format(layer=layer)),
     read_config=llama.from_llama,
-    write_config=llama.to_llama,
+    write_config=_llama_config,
     embedding="model.embed_tokens.weight",
     head="lm_head.weight",
     stores_tied_head=llama.stores_tied_head,
     # Rotary tables of old checkpoints; LLaDA-V's image tower, its projector, its newline vector.
     ignored=("rotary_emb.inv_freq", *llama.VISION),
 )
+QWEN2 = Layout(
+    "qwen2",
+    table=llama_table,
+    part_of=lambda config, entry, layer: Part(entry.released.format(layer=layer)),
+    read_config=qwen2.from_qwen2,
+    write_config=qwen2.to_qwen2,
+    embedding="model.embed_tokens.weight",
+    head="lm_head.weight",
+    ignored=("rotary_emb.inv_freq",),
+)
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (LLADA, LLAMA)}
+"""Those a mask predictor can have; `FOLDERS` adds that of its autoregressive twin."""
+FOLDERS: dict[str, Layout] = {**LAYOUTS, QWEN2.name: QWEN2}
+
+
+def own_layout(config: ModelConfig) -> Layout:
+    """The layout in which a model is saved where nobody names another."""
+    return QWEN2 if config.is_causal else LLADA
 
 
 def layout_of(config_json: Mapping[str, Any]) -> Layout:
     """Returns the layout of the folder a config.json lies in; UserError names what is not known."""
-    return LAYOUTS[family_of(config_json).layout]
+    return FOLDERS[family_of(config_json).layout]
 
 
 def find_layout(name: str) -> Layout:
     """Returns a layout by name."""
-    if name not in LAYOUTS:
-        raise UserError(f"layout={name}: expected {' or '.join(LAYOUTS)}{nearest(name, LAYOUTS)}")
-    return LAYOUTS[name]
+    if name not in FOLDERS:
+        raise UserError(f"layout={name}: expected {' or '.join(FOLDERS)}{nearest(name, FOLDERS)}")
+    return FOLDERS[name]

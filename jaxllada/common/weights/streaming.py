@@ -12,7 +12,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.partial import fingerprint
 from jaxllada.common.run.checkpoints import CHECKPOINTS
 from jaxllada.common.tokenizer import Tokenizer
-from jaxllada.common.weights.layouts import LAYOUTS
+from jaxllada.common.weights.layouts import FOLDERS
 from jaxllada.common.weights.names import Entry
 from jaxllada.common.weights.pieces import cast, copy_transposed, pieces, rows_per_piece
 from jaxllada.common.weights.source import Source
@@ -57,7 +57,7 @@ def named_dtype(config: ModelConfig, dtype: np.dtype) -> ModelConfig:
 def source_fingerprint(source: Source) -> str:
     """Digest of the files that hold the weights and config of a source."""
     folder = Path(getattr(source, "folder", source.path))
-    names = folder.glob("*.safetensors*") if source.kind in LAYOUTS else folder.rglob("*")
+    names = folder.glob("*.safetensors*") if source.kind in FOLDERS else folder.rglob("*")
     files = {str(path.relative_to(folder)): path for path in names if path.is_file()}
     return fingerprint(files | {"config.json": Path(source.path) / "config.json"})
 
