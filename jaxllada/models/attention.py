@@ -69,21 +69,52 @@ class Attention(nnx.Module):
         `visible[b, h, q, k]` lets query q see key k, `bias` is added to the scores; None shows
         everything. `key` turns the dropout of attention weights on.
         """
-        c = self.config
-        q, k, v = self.q_proj(take_window(x, window)), self.k_proj(x), self.v_proj(x)
-        if self.q_norm is not None and self.k_norm is not None:
-            # Over the whole width, before the heads are split.
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (y.reshape(*y.shape[:2], -1, c.head_dim) for y in (q, k, v))
         here: Rotation = (take_window(turn[0], window), take_window(turn[1], window))
-        q = rotate(q, here, full_precision=c.rope_full_precision)
-        k = rotate(k, turn, full_precision=c.rope_full_precision)
+        q, k, v = self.queries(take_window(x, window), here), self.keys(x, turn), self.values(x)
         visible = None if visible is None else take_window(visible, window, axis=2)
         bias = None if bias is None else take_window(bias, window, axis=2)
         mix = functools.partial(
-            attend, implementation=self.compute.attention, dropout_rate=c.attention_dropout
+            attend,
+            implementation=self.compute.attention,
+            dropout_rate=self.config.attention_dropout,
         )
         if self.compute.remat == "attention":
             mix = jax.checkpoint(mix)
-        out = mix(q, k, v, visible=visible, bias=bias, key=key)
-        return self.attn_out(out.reshape(*out.shape[:2], -1))
+        return self.output(mix(q, k, v, visible=visible, bias=bias, key=key))
+
+    def queries(self, x: Float[Array, "B L D"], turn: Rotation) -> Float[Array, "B L heads H"]:
+        """Returns the rotated queries of these rows."""
+        q = self.q_proj(x)
+        return self._turned(q if self.q_norm is None else self.q_norm(q), turn)
+
+    def keys(self, x: Float[Array, "B L D"], turn: Rotation) -> Float[Array, "B L kv_heads H"]:
+        """Returns the rotated keys of these rows: they depend on no other row."""
+        k = self.k_proj(x)
+        return self._turned(k if self.k_norm is None else self.k_norm(k), turn)
+
+    def values(self, x: Float[Array, "B L D"]) -> Float[Array, "B L kv_heads H"]:
+        """Returns the values of these rows."""
+        return self._heads(self.v_proj(x))
+
+    def look(
+        self,
+        q: Float[Array, "B Q heads H"],
+        k: Float[Array, "B kv_heads K H"],
+        v: Float[Array, "B kv_heads K H"],
+        visible: Bool[Array, "#B #heads #Q K"] | None,
+    ) -> Float[Array, "B Q D"]:
+        """Attends to keys and values that are kept, heads before positions."""
+        kernel = self.compute.attention
+        out = attend(q, k, v, visible=visible, implementation=kernel, heads_first=True)
+        return self.output(out)
+
+    def output(self, mixed: Float[Array, "B Q heads H"]) -> Float[Array, "B Q D"]:
+        """Joins the heads."""
+        return self.attn_out(mixed.reshape(*mixed.shape[:2], -1))
+
+    def _turned(self, y: Float[Array, "B L width"], turn: Rotation) -> Array:
+        # Norms run over the whole width, before the heads are split.
+        return rotate(self._heads(y), turn, full_precision=self.config.rope_full_precision)
+
+    def _heads(self, y: Float[Array, "B L width"]) -> Float[Array, "B L some_heads H"]:
+        return y.reshape(*y.shape[:2], -1, self.config.head_dim)

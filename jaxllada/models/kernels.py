@@ -18,20 +18,22 @@ NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 def attend(
     q: Float[Array, "B Q heads H"],
-    k: Float[Array, "B K kv_heads H"],
-    v: Float[Array, "B K kv_heads H"],
+    k: Float[Array, "B ... H"],
+    v: Float[Array, "B ... H"],
     *,
     visible: Bool[Array, "#B #heads #Q K"] | None = None,
     bias: Float[Array, "#B #heads #Q K"] | None = None,
     implementation: str = "auto",
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
+    heads_first: bool = False,
 ) -> Float[Array, "B Q heads H"]:
     """Attends from every query to every visible key.
 
-    Query head h uses key head h // (heads / kv_heads). `implementation` is a `ComputeConfig`
-    value: `auto` takes cuDNN on NVIDIA GPUs where it can (16-bit types, no dropout) and XLA
-    otherwise; `splash` is the TPU kernel of jax.experimental.pallas.
+    Keys and values are [B, K, kv_heads, H], or [B, kv_heads, K, H] if `heads_first`. Query head h
+    uses key head h // (heads / kv_heads). `implementation` is a `ComputeConfig` value: `auto` takes
+    cuDNN on NVIDIA GPUs where it can (16-bit types, no dropout) and XLA otherwise; `splash` is the
+    TPU kernel of jax.experimental.pallas.
 
     Raises:
         UserError: the named kernel does not exist on this machine or cannot do what is asked.
@@ -42,7 +44,11 @@ def attend(
         can_cudnn = platform == "gpu" and q.dtype != jnp.float32 and not has_dropout
         implementation = "cudnn" if can_cudnn and q.shape[-1] % 8 == 0 else "xla"
     if implementation == "xla":
+        if not heads_first:
+            k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         return _xla(q, k, v, visible, bias, dropout_rate if has_dropout else 0.0, key)
+    if heads_first:
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     if has_dropout:
         raise UserError(f"attention='{implementation}' has no dropout: use attention='xla'")
     if implementation == "cudnn":
@@ -67,10 +73,9 @@ def _xla(
     dropout_rate: float, key: PRNGKeyArray | None,
 ) -> Array:  # fmt: skip
     batch, queries, heads, width = q.shape
-    groups = heads // k.shape[2]
+    groups = heads // k.shape[1]
     # Queries that share a key head stand behind each other: one batched product per key head.
     q = jnp.swapaxes(q, 1, 2).reshape(batch, -1, groups * queries, width)
-    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     q = q * jnp.asarray(1 / math.sqrt(width), q.dtype) if q.dtype == jnp.float32 else q
     scores = jnp.einsum("bnqh,bnkh->bnqk", q, k, preferred_element_type=jnp.float32)
     if q.dtype != jnp.float32:

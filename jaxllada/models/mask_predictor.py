@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.model import ModelConfig
@@ -20,6 +20,7 @@ from jaxllada.models.attention import Window
 from jaxllada.models.block import Block, layer_of, run_blocks, stacked_blocks
 from jaxllada.models.head import Head, project
 from jaxllada.models.initializers import initial_weight
+from jaxllada.models.kept import Memory, Region, empty_memory, reread
 from jaxllada.models.linear import dropout
 from jaxllada.models.norm import Norm
 from jaxllada.models.rope import Rotation, rotation
@@ -125,6 +126,33 @@ class MaskPredictor(nnx.Module):
         )
         return self.ln_f(x)
 
+    def reread(
+        self,
+        tokens: Int[AnyArray, "B L"],
+        kept: Memory,
+        region: Region,
+        visible: Bool[Array, "#B #heads #L K"] | None,
+        *,
+        turn: Rotation,
+        window: Window | None = None,
+        blocks: tuple[Block, ...] | None = None,
+    ) -> tuple[Float[Array, "B Q D"], Memory]:
+        """Like `hidden` for the rows of a region that attend to what is kept of the others.
+
+        `turn` holds the angles of the region's rows, `window` counts from the first of them.
+        Returns the rows and the renewed memory (`memory` makes an empty one).
+        """
+        x = self.embed(tokens)
+        stack = self.blocks if blocks is None else blocks
+        x, kept = reread(stack, x, turn, kept, visible, region, window)
+        return self.ln_f(x), kept
+
+    def memory(self, batch: int, length: int, blocks: tuple[Block, ...] | None = None) -> Memory:
+        """Returns room for the keys and values of `length` positions, for `reread`."""
+        shape = (batch, self.config.kv_heads, length, self.config.head_dim)
+        dtype = jnp.dtype(self.compute.dtype)
+        return empty_memory(self.blocks if blocks is None else blocks, shape, dtype)
+
     def rotation(self, position_ids: Int[AnyArray, "#B L"]) -> Rotation:
         """Returns the rotary angles of positions, as cosine and sine."""
         return rotation(jnp.asarray(position_ids), self.config.head_dim, self.config.rope_theta)
@@ -170,8 +198,10 @@ class MaskPredictor(nnx.Module):
 
 def abstract_model(config: ModelConfig, compute: ComputeConfig | None = None) -> MaskPredictor:
     """Returns a model of `jax.ShapeDtypeStruct` leaves: shapes and types, no memory."""
+    from jaxllada.models.causal_lm import make_model  # builds on this file
+
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda key: MaskPredictor(config, compute=compute, rngs=key), key)
+    return jax.eval_shape(lambda key: make_model(config, compute=compute, rngs=key), key)
 
 
 def _masks(mask: AnyArray | None, bias: AnyArray | None) -> tuple[Array | None, Array | None]:

@@ -63,26 +63,58 @@ class Attention(nn.Module):
         `visible[b, h, q, k]` lets query q see key k, `bias` is added to the scores; None shows
         everything. Attention weights are dropped in training mode.
         """
-        c = self.config
-        q, k, v = self.q_proj(take_window(x, window)), self.k_proj(x), self.v_proj(x)
-        if self.q_norm is not None and self.k_norm is not None:
-            # Over the whole width, before the heads are split.
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (y.unflatten(-1, (-1, c.head_dim)) for y in (q, k, v))
         here: Rotation = (take_window(turn[0], window), take_window(turn[1], window))
-        turned = functools.partial(
-            rotate, full_precision=c.rope_full_precision, kernels=self.kernels
-        )
-        q, k = turned(q, here), turned(k, turn)
+        q, k, v = self.queries(take_window(x, window), here), self.keys(x, turn), self.values(x)
         visible = None if visible is None else take_window(visible, window, axis=2)
         bias = None if bias is None else take_window(bias, window, axis=2)
         mix = functools.partial(
             attend,
             implementation=self.compute.attention,
             kernels=self.kernels,
-            dropout_rate=c.attention_dropout if self.training else 0.0,
+            dropout_rate=self.config.attention_dropout if self.training else 0.0,
         )
         if self.compute.remat == "attention":
             mix = functools.partial(checkpoint, mix, use_reentrant=False)
-        out = mix(q, k, v, visible=visible, bias=bias)
-        return self.attn_out(out.flatten(2))
+        return self.output(mix(q, k, v, visible=visible, bias=bias))
+
+    def queries(self, x: Float[Tensor, "B L D"], turn: Rotation) -> Float[Tensor, "B L heads H"]:
+        """Returns the rotated queries of these rows."""
+        q = self.q_proj(x)
+        return self._turned(q if self.q_norm is None else self.q_norm(q), turn)
+
+    def keys(self, x: Float[Tensor, "B L D"], turn: Rotation) -> Float[Tensor, "B L kv_heads H"]:
+        """Returns the rotated keys of these rows: they depend on no other row."""
+        k = self.k_proj(x)
+        return self._turned(k if self.k_norm is None else self.k_norm(k), turn)
+
+    def values(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L kv_heads H"]:
+        """Returns the values of these rows."""
+        return self._heads(self.v_proj(x))
+
+    def look(
+        self,
+        q: Float[Tensor, "B Q heads H"],
+        k: Float[Tensor, "B K kv_heads H"],
+        v: Float[Tensor, "B K kv_heads H"],
+        visible: Bool[Tensor, "#B #heads #Q K"] | None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Attends to keys and values that are kept."""
+        kernel = self.compute.attention
+        out = attend(q, k, v, visible=visible, implementation=kernel, kernels=self.kernels)
+        return self.output(out)
+
+    def output(self, mixed: Float[Tensor, "B Q heads H"]) -> Float[Tensor, "B Q D"]:
+        """Joins the heads."""
+        return self.attn_out(mixed.flatten(2))
+
+    def _turned(self, y: Float[Tensor, "B L width"], turn: Rotation) -> Tensor:
+        # Norms run over the whole width, before the heads are split.
+        return rotate(
+            self._heads(y),
+            turn,
+            full_precision=self.config.rope_full_precision,
+            kernels=self.kernels,
+        )
+
+    def _heads(self, y: Float[Tensor, "B L width"]) -> Float[Tensor, "B L some_heads H"]:
+        return y.unflatten(-1, (-1, self.config.head_dim))

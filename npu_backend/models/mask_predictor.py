@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +21,7 @@ from npu_backend.models.attention import Attention, Window
 from npu_backend.models.block import Block, run_blocks
 from npu_backend.models.head import Head, project
 from npu_backend.models.initializers import initialize
+from npu_backend.models.kept import Kept, Memory, Region, reread
 from npu_backend.models.linear import param
 from npu_backend.models.mlp import Mlp
 from npu_backend.models.norm import Norm
@@ -124,6 +125,29 @@ class MaskPredictor(nn.Module):
             window=window,
         )
         return self.ln_f(x)
+
+    def reread(
+        self,
+        tokens: Int[Tensor, "B L"],
+        kept: Memory,
+        region: Region,
+        visible: Bool[Tensor, "#B #heads #L K"] | None,
+        *,
+        turn: Rotation,
+        window: Window | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Like `hidden` for the rows of a region that attend to what is kept of the others.
+
+        `turn` holds the angles of the region's rows, `window` counts from the first of them. The
+        memory (`memory` makes an empty one) is written to.
+        """
+        x = self.embed(tokens)
+        return self.ln_f(reread(list(self.blocks), x, turn, kept, visible, region, window))
+
+    def memory(self, batch: int, length: int) -> Memory:
+        """Returns room for the keys and values of `length` positions, for `reread`."""
+        shape = (batch, length, self.config.kv_heads, self.config.head_dim)
+        return [Kept.empty(shape, self.dtype, self.device) for _ in self.blocks]
 
     def rotation(self, position_ids: Int[Tensor, "#B L"]) -> Rotation:
         """Returns the rotary angles of positions, as cosine and sine."""
