@@ -34,7 +34,7 @@ def measure(config: EvaluateConfig) -> "tuple[Evaluation, dict[str, float]]":
     from jaxllada.common.run.evaluation import baselines
     from jaxllada.common.run.verbs import evaluated
 
-    origin, settings, rows = evaluated(config)
+    origin, tokenizer, settings, rows = evaluated(config)
     import jax
     from flax import nnx
 
@@ -52,6 +52,6 @@ def measure(config: EvaluateConfig) -> "tuple[Evaluation, dict[str, float]]":
     graphdef, state = nnx.split(model, nnx.Param)
     params: Any = nnx.to_pure_dict(state)
     params = jax.tree.map(jax.device_put, params, shardings(mesh, params))
-    evaluate = make_validation(settings, graphdef, model.config, rows["test"], mesh)
+    evaluate = make_validation(settings, graphdef, model.config, rows["test"], mesh, tokenizer)
     limits = baselines(rows["train"], rows["test"], model.config, settings.eval_max_rows)
     return evaluate(params), limits

@@ -80,7 +80,9 @@ def _task(
         source=source,
         total_steps=config.total_steps(source.steps_per_epoch),
         tokenizer=tokenizer,
-        evaluate=None if test is None else make_validation(config, graphdef, model, test, mesh),
+        evaluate=None
+        if test is None
+        else make_validation(config, graphdef, model, test, mesh, tokenizer),
         sample=_text_sampler(config, graphdef, tokenizer) if config.sample_length else None,
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),
     )

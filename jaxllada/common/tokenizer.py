@@ -17,6 +17,8 @@ from jaxllada.common import chat
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 
+NO_MASK = -1
+"""Mask id of the tokenizer of an autoregressive model: no token has it."""
 MASK_NAMES = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>")
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 CHAT_TOKENS = (chat.HEADER_START, chat.HEADER_END, chat.TURN_END)
@@ -32,6 +34,7 @@ class Tokenizer:
 
     `core` is a `tokenizers.Tokenizer`; `special` maps bos_token, eos_token, pad_token and, where
     declared, mask_token to their texts; `config_mask_id` is what a config.json in the folder says.
+    `mask_id` is `NO_MASK` where there is none and `needs_mask` is False.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class Tokenizer:
         *,
         template: str = chat.TEMPLATE,
         config_mask_id: int | None = None,
+        needs_mask: bool = True,
         source: str = "tokenizer",
     ):
         self.core, self.special, self.template, self.source = core, special, template, source
-        self.mask_id = self._find_mask(config_mask_id)
+        self.mask_id = self._find_mask(config_mask_id, needs_mask)
         self.eos_id = self._known(special.get("eos_token", EOS), "eos_token")
         self.bos_id = core.token_to_id(special.get("bos_token", BOS))
         pad = core.token_to_id(special["pad_token"]) if "pad_token" in special else None
@@ -59,7 +63,7 @@ class Tokenizer:
             raise UserError(f"{self.source}: {key}={token!r} is not in the vocabulary")
         return number
 
-    def _find_mask(self, config_mask_id: int | None) -> int:
+    def _find_mask(self, config_mask_id: int | None, needs_mask: bool) -> int:
         found: dict[str, int] = {}
         if config_mask_id is not None:
             found["config.json mask_token_id"] = config_mask_id
@@ -69,6 +73,8 @@ class Tokenizer:
             if (number := self.core.token_to_id(name)) is not None:
                 found[name] = number
                 break
+        if not found and not needs_mask:
+            return NO_MASK
         if not found:
             raise UserError(
                 f"{self.source}: no mask token; expected one of {', '.join(MASK_NAMES)}"
@@ -97,6 +103,21 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Returns the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return self.core.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    @functools.cached_property
+    def byte_lengths(self) -> list[int] | None:
+        """Bytes of text each id stands for; 0 for special tokens, which are no text.
+
+        None where tokens are not made of bytes, so that only whole texts have a length.
+        """
+        if type(self.core.decoder).__name__ != "ByteLevel":
+            return None
+        special = {i for i, token in self.core.get_added_tokens_decoder().items() if token.special}
+        # Every letter of a token stands for one byte.
+        return [
+            0 if i in special else len(self.core.id_to_token(i) or "")
+            for i in range(self.vocab_size)
+        ]
 
     def render(self, messages: Sequence[chat.Message], add_generation_prompt: bool = True) -> str:
         """Returns a conversation as text, see `common/chat.py`."""
@@ -134,7 +155,8 @@ class Tokenizer:
             core,
             self.special,
             template=self.template,
-            config_mask_id=self.mask_id,
+            config_mask_id=None if self.mask_id == NO_MASK else self.mask_id,
+            needs_mask=self.mask_id != NO_MASK,
             source=self.source,
         )
 
@@ -146,6 +168,8 @@ class Tokenizer:
                 f"{self.source}: the ids go up to {self.vocab_size - 1}, but the model has "
                 f"embedding_size={rows}"
             )
+        if mask is None and model_config.is_causal:
+            return
         if mask != self.mask_id:
             raise UserError(
                 f"mask_token_id={mask}: the tokenizer {self.source} has the mask id {self.mask_id}"
@@ -157,8 +181,11 @@ class Tokenizer:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @classmethod
-    def from_folder(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads a Hugging Face tokenizer folder: tokenizer.json and the small files beside it."""
+    def from_folder(cls, path: str | os.PathLike[str], *, needs_mask: bool = True) -> "Tokenizer":
+        """Reads a Hugging Face tokenizer folder: tokenizer.json and the small files beside it.
+
+        Raises `UserError` where it has no mask token, unless that is not needed.
+        """
         import tokenizers
 
         folder = Path(path)
@@ -183,6 +210,7 @@ class Tokenizer:
             special,
             template=template or chat.TEMPLATE,
             config_mask_id=mask_id,
+            needs_mask=needs_mask,
             source=str(path),
         )
 

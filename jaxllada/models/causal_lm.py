@@ -8,7 +8,6 @@ Shape letters: B batch, L positions, R selected positions, D model width, V embe
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped

@@ -1,5 +1,6 @@
 """From prepared rows to what the loop reads: training batches and the validation bound."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import BatchSource, StreamSource
 from jaxllada.common.run import inputs
 from jaxllada.common.run.evaluation import Evaluation
+from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.sharding import batch_shards, process_share
 from jaxllada.train.evaluate import make_evaluator
 
@@ -30,13 +32,23 @@ def train_source(
 
 
 def make_validation(
-    config: TrainConfig, graphdef: Any, model: ModelConfig, rows: Any, mesh: Mesh
+    config: TrainConfig,
+    graphdef: Any,
+    model: ModelConfig,
+    rows: Any,
+    mesh: Mesh,
+    tokenizer: Tokenizer | None = None,
 ) -> Callable[[Tree], Evaluation]:
-    """Compiles the validation bound of these rows as a function of the weights."""
+    """Compiles the validation bound of these rows as a function of the weights.
+
+    With a tokenizer the result also has the bytes of the text that is measured.
+    """
     evaluate = make_evaluator(graphdef, mesh)
+    count = inputs.measured_bytes(config, rows, tokenizer)
 
     def measure(params: Tree) -> Evaluation:
         batches = inputs.validation_batches(config, rows, model, share(mesh))
-        return evaluate(params, batches, config.eval_mc)
+        found = evaluate(params, batches, inputs.draws(config, model))
+        return dataclasses.replace(found, bytes=count)
 
     return measure

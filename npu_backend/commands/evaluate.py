@@ -45,7 +45,7 @@ def measure(config: Config) -> "tuple[Evaluation, dict[str, float]]":
     from jaxllada.common.run.evaluation import baselines
     from jaxllada.common.run.verbs import evaluated
 
-    origin, settings, rows = evaluated(config)
+    origin, tokenizer, settings, rows = evaluated(config)
     from npu_backend.convert import load
     from npu_backend.device import find_device
     from npu_backend.probe import choose_kernels
@@ -63,7 +63,7 @@ def measure(config: Config) -> "tuple[Evaluation, dict[str, float]]":
     )
     network.use(kernels)
     evaluate = make_validation(
-        settings, Objective(network), network.config, rows["test"], Mesh(device)
+        settings, Objective(network), network.config, rows["test"], Mesh(device), tokenizer
     )
     limits = baselines(rows["train"], rows["test"], network.config, settings.eval_max_rows)
     return evaluate(), limits

@@ -167,7 +167,9 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
         source=source,
         total_steps=config.total_steps(source.steps_per_epoch),
         tokenizer=tokenizer,
-        measure=None if test is None else make_validation(config, objective, model, test, mesh),
+        measure=None
+        if test is None
+        else make_validation(config, objective, model, test, mesh, tokenizer),
         write_sample=_text_sampler(config, network, tokenizer, mesh),
         fused_optimizer=mesh.device.type != "npu" or kernels.adamw,
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),

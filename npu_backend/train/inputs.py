@@ -1,5 +1,6 @@
 """From prepared rows to what the loop reads: training batches and the validation bound."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import BatchSource, StreamSource
 from jaxllada.common.run import inputs
 from jaxllada.common.run.evaluation import Evaluation
+from jaxllada.common.tokenizer import Tokenizer
 from npu_backend.sharding import Mesh
 from npu_backend.train.evaluate import make_evaluator
 
@@ -27,13 +29,23 @@ def train_source(
 
 
 def make_validation(
-    config: TrainConfig, objective: nn.Module, model: ModelConfig, rows: Any, mesh: Mesh
+    config: TrainConfig,
+    objective: nn.Module,
+    model: ModelConfig,
+    rows: Any,
+    mesh: Mesh,
+    tokenizer: Tokenizer | None = None,
 ) -> Callable[[], Evaluation]:
-    """Returns a function that measures the weights in `objective` on these rows."""
+    """Returns a function that measures the weights in `objective` on these rows.
+
+    With a tokenizer the result also has the bytes of the text that is measured.
+    """
     evaluate = make_evaluator(objective, mesh)
+    count = inputs.measured_bytes(config, rows, tokenizer)
 
     def measure() -> Evaluation:
         batches = inputs.validation_batches(config, rows, model, share(mesh))
-        return evaluate(batches, config.eval_mc)
+        found = evaluate(batches, inputs.draws(config, model))
+        return dataclasses.replace(found, bytes=count)
 
     return measure

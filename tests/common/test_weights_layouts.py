@@ -210,7 +210,7 @@ def test_families_are_told_by_their_config(values, layout):
         ({"model_type": "llada2_moe"}, "LLaDA2, a mixture of experts"),
         ({"model_type": "Dream"}, "shifted by one position"),
         ({"model_type": "a2d-qwen3"}, "model_type='a2d-qwen3' is not supported"),
-        ({"model_type": "qwen2"}, "an autoregressive model"),
+        ({"model_type": "qwen3"}, "an autoregressive model"),
         ({"model_type": "bert"}, "'bert' with these fields is not a dense LLaDA model"),
     ],
 )

@@ -5,7 +5,6 @@ rotary positions, grouped-query attention; with biases on queries, keys and valu
 mask. It is the control of a masked-diffusion model: same data, same loop, next-token loss.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxllada.common import noise
 from jaxllada.common.data.cutting import Batch, Cutter, check_free_of_mask, visited
+from jaxllada.common.data.next_token import shifted
 from jaxllada.common.data.prefetch import Prefetch, prefetch
 from jaxllada.common.data.rows import PadPolicy, Row, as_rows
 from jaxllada.common.data.stream import StreamSource
@@ -112,9 +113,10 @@ def evaluation_batches(
     *,
     seed: int,
     batch_size: int,
-    mask_id: int,
+    mask_id: int | None,
     pad_id: int,
     max_length: int,
+    start_id: int = 0,
     mc: int = 1,
     max_rows: int = 0,
     eps: float = 1e-3,
@@ -129,7 +131,8 @@ def evaluation_batches(
     process) or the processes. With the default policy padding is neither counted nor visible, so
     the sum over all batches does not depend on how they are cut either. `max_rows` above 0 takes
     that many rows, evenly spaced. The last batch is filled up with rows that count nothing. Of a
-    dialogue the last answer is scored.
+    dialogue the last answer is scored. `mask_id` is None for autoregressive models, whose rows
+    begin behind `start_id` and know no noise.
     """
     rows = as_rows(rows)
     if len(rows) == 0:
@@ -158,6 +161,9 @@ def evaluation_batches(
             tokens[i, :n], maskable[i, :n] = row.tokens, row.maskable
             maskable[i, n:] = pad_policy == "eos_supervised"
             visible[i, n:] = pad_policy == "eos_supervised"
+            if mask_id is None:
+                noisy[i], is_masked[i], _, _ = shifted(tokens[i], maskable[i], start_id)
+                continue
             rates[i] = noise.evaluation_mask_rate(seed, place, draw, rows=total, draws=mc, eps=eps)
             index = int(chosen[place]) * mc + draw
             noisy[i], is_masked[i] = noise.hide(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from jaxllada.common import noise
+from jaxllada.common.data.next_token import shifted
 from jaxllada.common.data.rows import PadPolicy, Row
 from jaxllada.common.errors import UserError
 
@@ -55,13 +56,16 @@ class Cutter:
     mini-batch of LLaDA, arXiv:2502.09992v3, section 2.3), rounded up to `pad_to_multiple` so that
     few shapes are compiled; the added positions are treated as `pad_policy` says like the others:
     trained on and visible (`eos_supervised`, the paper), or neither (`ignore`).
+
+    `mask_id` is None for autoregressive models; their rows begin behind `start_id`.
     """
 
     seed: int
     micro_batch: int
-    mask_id: int
+    mask_id: int | None
     pad_id: int
     max_length: int
+    start_id: int = 0
     accumulation: int = 1
     shard_index: int = 0
     shard_count: int = 1
@@ -131,16 +135,7 @@ class Cutter:
             n = len(row.tokens)
             tokens[i, :n], maskable[i, :n] = row.tokens, row.maskable
             maskable[i, ends[r] :] = False
-            noisy[i], is_masked[i], rates[i], _ = noise.corrupt(
-                tokens[i],
-                maskable[i],
-                seed=self.seed,
-                index=index,
-                mask_id=self.mask_id,
-                sampling=self.time_sampling,
-                batch_size=self.global_batch,
-                eps=self.eps,
-            )
+            noisy[i], is_masked[i], rates[i], _ = self._corrupt(tokens[i], maskable[i], index)
         check_free_of_mask(tokens, self.mask_id)
         # Whether a mask is needed is decided by the global batch, so that all processes agree.
         whole = min(ends) == width
@@ -156,6 +151,20 @@ class Cutter:
             stacked(rates),
             stacked(maskable),
             None if visible is None else stacked(visible),
+        )
+
+    def _corrupt(self, tokens: np.ndarray, maskable: np.ndarray, index: int) -> noise.Corruption:
+        if self.mask_id is None:
+            return shifted(tokens, maskable, self.start_id)
+        return noise.corrupt(
+            tokens,
+            maskable,
+            seed=self.seed,
+            index=index,
+            mask_id=self.mask_id,
+            sampling=self.time_sampling,
+            batch_size=self.global_batch,
+            eps=self.eps,
         )
 
     def _visible_length(self, index: int, used: int, width: int) -> int:
@@ -176,9 +185,9 @@ def visited(row: Row, seed: int, index: int) -> Row:
     return row.turn(noise.choose(seed, index, len(row.turns))) if row.turns else row
 
 
-def check_free_of_mask(tokens: np.ndarray, mask_id: int) -> None:
+def check_free_of_mask(tokens: np.ndarray, mask_id: int | None) -> None:
     """Raises a UserError where clean tokens hold the mask id: nothing could be learned there."""
-    if (tokens == mask_id).any():
+    if mask_id is not None and (tokens == mask_id).any():
         raise UserError(
             f"the data holds the mask id {mask_id}: remove the mask token from the text, or "
             "prepare the data with this model's tokenizer"

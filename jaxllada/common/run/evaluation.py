@@ -36,13 +36,20 @@ class Evaluation:
     rows: int
     tokens: int
     draws: int
+    bytes: int | None = None
+    """Bytes of the text that was measured, where somebody has counted them."""
+
+    @property
+    def bound_per_byte(self) -> float | None:
+        """The bound in nats per byte of text, which does not depend on the tokenizer."""
+        return self.bound * self.tokens / self.bytes if self.bytes else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
-        }
+        } | {"bound_per_byte": self.bound_per_byte}
 
 
 def summarize(parts: Sequence[Any], draws: int) -> Evaluation:
@@ -94,6 +101,26 @@ def unigram_bound(
     return float(-(validation_counts * np.log(smoothed / smoothed.sum())).sum() / total)
 
 
+def text_bytes(validation_rows: Any, max_rows: int, byte_lengths: Sequence[int]) -> int:
+    """Bytes of the counted tokens of the rows an evaluation uses; those of a token by its id.
+
+    Of a dialogue the last answer counts, as in the evaluation. End tokens are no text: a model
+    pays for them, but they add no bytes.
+    """
+    lengths, total = np.asarray(byte_lengths), 0
+    for number in used_rows(len(validation_rows), max_rows):
+        row = validation_rows[int(number)]
+        row = row.turn(-1) if row.turns else row
+        total += int(lengths[np.asarray(row.tokens)[np.asarray(row.maskable)]].sum())
+    return total
+
+
+def used_rows(rows: int, max_rows: int) -> np.ndarray:
+    """Numbers of the rows an evaluation uses: all, or `max_rows` of them, evenly spaced."""
+    used = min(max_rows, rows) if max_rows else rows
+    return np.arange(used) * rows // used
+
+
 def uniform_bound(vocab_size: int) -> float:
     """Cost in nats per token of guessing every token of the vocabulary alike."""
     return math.log(vocab_size)
@@ -108,10 +135,8 @@ def baselines(train_rows: Any, validation_rows: Any, model: ModelConfig, max_row
     found = {"uniform_bound": uniform_bound(model.vocab_size)}
     if validation_rows is not None and hasattr(train_rows, "token_counts"):
         counts = train_rows.token_counts(model.rows)[: model.vocab_size]
-        total = len(validation_rows)
-        used = min(max_rows, total) if max_rows else total
         chosen = np.zeros(model.vocab_size, np.int64)
-        for number in np.arange(used) * total // used:
+        for number in used_rows(len(validation_rows), max_rows):
             tokens = validation_rows[int(number)].tokens
             chosen += np.bincount(tokens, minlength=model.vocab_size)[: model.vocab_size]
         found["unigram_bound"] = unigram_bound(counts, chosen)
@@ -121,8 +146,10 @@ def baselines(train_rows: Any, validation_rows: Any, model: ModelConfig, max_row
 def table(found: Evaluation, limits: dict[str, float]) -> str:
     """Lays an evaluation and its baselines out for a terminal."""
     names = {"uniform_bound": "uniform guess, ln V", "unigram_bound": "token frequencies"}
+    per_byte = found.bound_per_byte
     lines = [
         f"{'validation bound':<22}{found.bound:8.4f} +- {found.standard_error:.4f} nats/token",
+        *([] if per_byte is None else [f"{'':<22}{per_byte:8.4f} nats/byte of text"]),
         *(f"{names[key]:<22}{value:8.4f}" for key, value in limits.items()),
         f"{'masked tokens right':<22}{100 * found.accuracy:8.2f} %",
         f"{found.rows} rows, {found.tokens} tokens, {found.draws} noise draws per row",

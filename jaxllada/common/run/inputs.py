@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.qwen2 import CausalConfig
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch, BatchSource, StreamSource, evaluation_batches
+from jaxllada.common.data.rows import as_rows
+from jaxllada.common.run.evaluation import text_bytes
+from jaxllada.common.tokenizer import Tokenizer
 
 
 class Share(NamedTuple):
@@ -15,6 +19,25 @@ class Share(NamedTuple):
     index: int
     count: int
     devices: int
+
+
+def special_ids(model: ModelConfig) -> dict[str, Any]:
+    """The ids batches are made with; without a mask rows are shifted for next-token prediction."""
+    if isinstance(model, CausalConfig):
+        return {"mask_id": None, "start_id": model.start_id, "pad_id": model.pad_token_id}
+    return {"mask_id": model.mask_id, "pad_id": model.pad_token_id}
+
+
+def draws(config: TrainConfig, model: ModelConfig) -> int:
+    """Noise draws per validation row; an autoregressive model is measured without noise, once."""
+    return 1 if model.is_causal else config.eval_mc
+
+
+def measured_bytes(config: TrainConfig, rows: Any, tokenizer: Tokenizer | None) -> int | None:
+    """Bytes of the validation text an evaluation counts, where the tokenizer can tell."""
+    if tokenizer is None or tokenizer.byte_lengths is None:
+        return None
+    return text_bytes(as_rows(rows), config.eval_max_rows, tokenizer.byte_lengths)
 
 
 def train_source(
@@ -27,8 +50,7 @@ def train_source(
         "accumulation": config.gradient_accumulation_steps,
         "shard_index": share.index,
         "shard_count": share.count,
-        "mask_id": model.mask_id,
-        "pad_id": model.pad_token_id,
+        **special_ids(model),
         "max_length": config.max_length,
         "eps": config.time_epsilon,
         "time_sampling": config.time_sampling,
@@ -48,10 +70,9 @@ def validation_batches(
         rows,
         seed=config.seed,
         batch_size=config.per_device_eval_batch_size * share.devices,
-        mask_id=model.mask_id,
-        pad_id=model.pad_token_id,
+        **special_ids(model),
         max_length=config.max_length,
-        mc=config.eval_mc,
+        mc=draws(config, model),
         max_rows=config.eval_max_rows,
         eps=config.time_epsilon,
         shard_index=share.index,

@@ -59,13 +59,15 @@ def _has_weights(path: Path) -> bool:
 
 def find_tokenizer(name: str, origin: Origin) -> Tokenizer:
     """Reads the tokenizer of that folder, or the one beside the model where no name is given."""
+    needs_mask = not origin.config.is_causal
     if name:
         base = os.environ.get("BASE_MODELS_DIR")
         inside = Path(base) / name if base and not Path(name).exists() else Path(name)
         is_remote = not inside.exists() and is_hub_id(name)
-        return Tokenizer.from_folder(local_folder(name, weights=False) if is_remote else inside)
+        folder = local_folder(name, weights=False) if is_remote else inside
+        return Tokenizer.from_folder(folder, needs_mask=needs_mask)
     if origin.folder is not None and (origin.folder / "tokenizer.json").is_file():
-        return Tokenizer.from_folder(origin.folder)
+        return Tokenizer.from_folder(origin.folder, needs_mask=needs_mask)
     where = f"there is none in {origin.folder}" if origin.folder else "a preset has none"
     raise UserError(
         f"tokenizer_name_or_path: {where}; give a folder with tokenizer.json "
@@ -82,7 +84,7 @@ def fit_preset(origin: Origin, tokenizer: Tokenizer) -> ModelConfig:
     config = origin.config
     if origin.folder is None and tokenizer.vocab_size <= config.rows:
         ids = {
-            "mask_token_id": tokenizer.mask_id,
+            "mask_token_id": None if config.is_causal else tokenizer.mask_id,
             "eos_token_id": tokenizer.eos_id,
             "pad_token_id": tokenizer.pad_id,
         }

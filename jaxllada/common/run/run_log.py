@@ -73,6 +73,8 @@ class RunLog:
             "eval_accuracy": found.accuracy,
             "eval_nll_by_rate": list(found.nll_by_rate),
         }
+        if found.bound_per_byte is not None:
+            line["eval_bound_per_byte"] = found.bound_per_byte
         self.tracking.log(line, step)
         self.tell(
             f"step {step}: validation bound {found.bound:.3f} +- {found.standard_error:.3f} "

@@ -72,8 +72,10 @@ def conclude(folder: RunFolder) -> None:
     print(f"\nrun folder: {folder.path}")
 
 
-def evaluated(config: EvaluateConfig) -> tuple[Origin, TrainConfig, dict[str, Any]]:
-    """Returns the model to measure, the settings to do it with, and the rows.
+def evaluated(
+    config: EvaluateConfig,
+) -> tuple[Origin, Tokenizer, TrainConfig, dict[str, Any]]:
+    """Returns the model to measure, its tokenizer, the settings to do it with, and the rows.
 
     Raises UserError where the model has no weights, or the data no test split.
     """
@@ -87,7 +89,7 @@ def evaluated(config: EvaluateConfig) -> tuple[Origin, TrainConfig, dict[str, An
     rows = load_rows(settings.dataset_args, tokenizer, RowOptions.of(settings))
     if "test" not in rows:
         raise UserError(f"dataset_args={settings.dataset_args!r}: has no test split")
-    return origin, settings, rows
+    return origin, tokenizer, settings, rows
 
 
 def merged(config: EvaluateConfig, folder: Path) -> TrainConfig:
