@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": ("jaxllada.commands.evaluate", "measure the bound in nats per token, fixed noise"),
     "sample": ("jaxllada.commands.sample", "generate from prompts"),
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
+    "play": ("jaxllada.apps.play", "play a trace back, or make a page or pictures of it"),
     "inspect": ("jaxllada.commands.inspect", "count parameters, FLOPs and bytes of a model"),
     "plan": ("jaxllada.commands.plan", "predict the memory of a run and how to cut it"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
@@ -28,6 +29,7 @@ EXTRAS = {
     "orbax": "jax",
     "tensorstore": "jax",
     "matplotlib": "plot",
+    "PIL": "plot",
 }
 
 PROGRAM = Program(

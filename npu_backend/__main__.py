@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": ("npu_backend.commands.evaluate", "measure the bound in nats per token"),
     "sample": ("npu_backend.commands.sample", "generate from prompts"),
     "chat": ("npu_backend.commands.chat", "talk to a model in the terminal"),
+    "play": ("jaxllada.apps.play", "play a trace back, or make a page or pictures of it"),
     "inspect": ("jaxllada.apps.inspect", "count parameters, FLOPs and bytes of a model"),
     "export": ("npu_backend.commands.export", "write a complete Hugging Face model folder"),
     "verify": ("npu_backend.commands.verify", "compare two checkpoints tensor by tensor"),
@@ -20,7 +21,7 @@ VERBS = {
     "doctor": ("npu_backend.commands.doctor", "check driver, CANN, torch_npu and HCCL"),
 }
 ALIASES = {"train": "pretrain", "eval": "evaluate"}
-EXTRAS = {"torch": "torch", "torch_npu": "npu", "matplotlib": "plot"}
+EXTRAS = {"torch": "torch", "torch_npu": "npu", "matplotlib": "plot", "PIL": "plot"}
 
 PROGRAM = Program(
     command="python -m npu_backend",

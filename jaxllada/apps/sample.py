@@ -12,6 +12,8 @@ from jaxllada.apps.answering import OpenEngine, Options, open_model
 from jaxllada.common.answers import until_end
 from jaxllada.common.engine import Generation, check_prompts
 from jaxllada.common.errors import UserError
+from jaxllada.common.trace import Trace
+from jaxllada.common.trace_text import describe
 
 if TYPE_CHECKING:
     from jaxllada.common.tokenizer import Tokenizer
@@ -34,7 +36,7 @@ class SampleOptions(Options):
     animate: bool = False
     """Play back how the first answer was denoised."""
     trace: str = ""
-    """File (.npz) for the record of every step of the first answer."""
+    """File (.npz) for the record of every step of the first answer; `play` shows it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,8 +66,16 @@ def run(config: SampleOptions, open_engine: OpenEngine) -> int:
     for first in range(0, len(texts), config.batch_size):
         batch = slice(first, first + config.batch_size)
         generations = engine.generate(prompts[batch], sampling, config.seed, first_row=first)
-        if first == 0:
-            _show(config, generations[0], tokenizer)
+        if first == 0 and (config.trace or config.animate):
+            trace = describe(
+                generations[0],
+                tokenizer,
+                sampling,
+                prompt=prompts[0],
+                model=config.model_name_or_path,
+                seed=config.seed,
+            )
+            _show(config, trace)
         for text, generation in zip(texts[batch], generations, strict=True):
             answers.write(text, generation)
     print(answers.summary(), file=sys.stderr)
@@ -100,13 +110,13 @@ class _Answers:
         )
 
 
-def _show(config: SampleOptions, generation: Generation, tokenizer: "Tokenizer") -> None:
+def _show(config: SampleOptions, trace: Trace) -> None:
     if config.trace:
-        generation.trace.save(config.trace)
+        trace.save(config.trace)
     if config.animate:
         from jaxllada.apps.denoise import play
 
-        play(generation.trace, tokenizer)
+        play(trace)
 
 
 def _prompts(config: SampleOptions) -> list[str]:

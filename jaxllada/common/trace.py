@@ -5,14 +5,16 @@ Shape letters: B rows, P prompt length, N answer length, S steps.
 """
 
 import io
+import json
 import os
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
@@ -34,6 +36,9 @@ class Trace:
     confidence: Float[np.ndarray, "B N"]
     """float32 value the step ranked the token by; 0 for the end tokens that fill a stopped row."""
     mask_token_id: int
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What the arrays do not say, ready for JSON: text, settings, model (`common/trace_text.py`).
+    Empty for a trace that comes straight from a sampler."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -46,7 +51,12 @@ class Trace:
             self.order[one],
             self.confidence[one],
             self.mask_token_id,
+            self._about_row(row),
         )
+
+    def _about_row(self, row: int) -> Mapping[str, Any]:
+        rows = self.about.get("rows")
+        return self.about if rows is None else {**self.about, "rows": [rows[row]]}
 
     @property
     def num_steps(self) -> int:
@@ -55,8 +65,11 @@ class Trace:
 
     def frame(self, step: int) -> Int[np.ndarray, "B N"]:
         """The answer after `step` steps; step 0 is all masks (int32)."""
-        shown = (self.order != NOT_COMMITTED) & (self.order < step)
-        return np.where(shown, self.tokens, self.mask_token_id).astype(np.int32)
+        return np.where(self.is_there(step), self.tokens, self.mask_token_id).astype(np.int32)
+
+    def is_there(self, step: int) -> Bool[np.ndarray, "B N"]:
+        """What is committed after `step` steps."""
+        return (self.order != NOT_COMMITTED) & (self.order < step)
 
     def frames(self) -> Iterator[Int[np.ndarray, "B N"]]:
         """The answer before the first step and after every step."""
@@ -72,17 +85,23 @@ class Trace:
             order=self.order.astype(np.int16),
             confidence=self.confidence.astype(np.float32),
             mask_token_id=np.int32(self.mask_token_id),
+            about=np.frombuffer(_to_json(self.about), np.uint8),
         )
         write_atomically(Path(path), buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Trace":
-        """Reads what `save` wrote; raises `UserError` for anything else."""
+        """Reads what `save` wrote, older files without `about` too; else raises `UserError`."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("prompt", "tokens", "order", "confidence")}
-                return cls(**arrays, mask_token_id=int(file["mask_token_id"]))
+                about = json.loads(file["about"].tobytes()) if "about" in file else {}
+                return cls(**arrays, mask_token_id=int(file["mask_token_id"]), about=about)
         except FileNotFoundError:
             raise UserError(f"trace {path} does not exist") from None
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not a sampling trace: {error}") from None
+
+
+def _to_json(about: Mapping[str, Any]) -> bytes:
+    return json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()

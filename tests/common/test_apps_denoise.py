@@ -6,18 +6,23 @@ from rich.console import Console
 
 from jaxllada.apps.denoise import play, render
 from jaxllada.common.answers import pieces, settled, until_end
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.engine import Generation
 from jaxllada.common.trace import Trace
+from jaxllada.common.trace_text import describe
 from tests.word_decoder import EOS, EOT, MASK, Words
 
 
 def trace_of(tokens, order, confidence):
-    return Trace(
+    trace = Trace(
         prompt=np.zeros((1, 2), np.int32),
         tokens=np.array([tokens], np.int32),
         order=np.array([order], np.int16),
         confidence=np.array([confidence], np.float32),
         mask_token_id=MASK,
     )
+    done = Generation(list(tokens), trace, trace.num_steps, 0.1)
+    return describe(done, Words(), SamplingConfig(), prompt=[1, 2])
 
 
 TRACE = trace_of([1, 2, 3, EOS, EOS], [2, 0, 1, 1, 3], [0.9, 0.5, 0.1, 1, 1])
@@ -25,7 +30,7 @@ TRACE = trace_of([1, 2, 3, EOS, EOS], [2, 0, 1, 1, 3], [0.9, 0.5, 0.1, 1, 1])
 
 def test_without_a_terminal_frames_are_plain_text():
     out = io.StringIO()
-    play(TRACE, Words(), console=Console(file=out, width=60))
+    play(TRACE, console=Console(file=out, width=60))
     lines = out.getvalue().splitlines()
     assert lines[0] == "step 0/4"
     assert lines[1] == "___"
@@ -37,17 +42,17 @@ def test_without_a_terminal_frames_are_plain_text():
 def test_in_a_terminal_every_step_is_shown_in_colour():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=60, color_system="truecolor")
-    play(TRACE, Words(), console=console, seconds=0.0)
+    play(TRACE, console=console, seconds=0.0)
     for step in range(5):
         assert f"step {step}/4" in out.getvalue()
     assert "\x1b[" in out.getvalue()
 
 
 def test_colours_follow_confidence_and_the_newest_tokens_are_underlined():
-    styles = {span.style for span in render(TRACE, Words(), 2).spans}
+    styles = {span.style for span in render(TRACE, 2).spans}
     assert styles == {"grey50", "dark_orange", "red underline"}
-    assert render(TRACE, Words(), 4).plain == " one two three"
-    assert {span.style for span in render(TRACE, Words(), 3).spans} == {
+    assert render(TRACE, 4).plain == " one two three"
+    assert {span.style for span in render(TRACE, 3).spans} == {
         "green underline",
         "dark_orange",
         "red",

@@ -1,0 +1,1 @@
+"""Playback of traces outside the terminal: a page, pictures, an animation."""
