@@ -14,15 +14,18 @@ from rich.text import Text
 
 from jaxllada.common.answers import Decoder, pieces, settled, until_end
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.common.engine import Engine, Update
+from jaxllada.common.engine import Engine, Generation, Update
 from jaxllada.common.errors import UserError, nearest
 from jaxllada.common.manifest import write_atomically
+from jaxllada.common.trace import Trace
+from jaxllada.common.trace_text import describe
 
 MASK = "░"
 COMMANDS = {
     "/help": "show this list",
     "/reset": "forget the conversation",
     "/save": "FILE: write the conversation as JSON messages",
+    "/trace": "FILE.npz: write how the last answer came to be, for the verb play",
     "/quit": "leave",
 }
 
@@ -46,11 +49,16 @@ class Chat:
         *,
         seed: int = 0,
         system: str = "",
+        model: str = "",
+        traces: str = "",
         console: Console | None = None,
     ):
+        """`traces` is NAME.npz: the answer of turn i is written to NAME-i.npz; empty: none is."""
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
         self.console = console or Console(highlight=False)
-        self.seed = seed
+        self.seed, self.model, self.traces = seed, model, traces
+        self.trace: Trace | None = None
+        self._turns = 0
         self._opening = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._opening)
 
@@ -74,15 +82,20 @@ class Chat:
         prompt = self.tokenizer.chat(asked)
         # Every turn draws other noise, and the whole conversation repeats under the same seed.
         seed = self.seed + len(self.messages)
-        if self.console.is_terminal:
-            tokens = self._show_live(prompt, seed)
-        else:
-            tokens = self._print_settled(prompt, seed)
-        answer = self._text(until_end(tokens, self.tokenizer))
+        show = self._show_live if self.console.is_terminal else self._print_settled
+        generation = show(prompt, seed)
+        self._turns += 1
+        self.trace = describe(
+            generation, self.tokenizer, self.config, prompt=prompt, model=self.model, seed=seed
+        )
+        if self.traces:
+            path = Path(self.traces)
+            self.trace.save(path.with_name(f"{path.stem}-{self._turns}{path.suffix}"))
+        answer = self._text(until_end(generation.tokens, self.tokenizer))
         self.messages = [*asked, {"role": "assistant", "content": answer}]
         return answer
 
-    def _show_live(self, prompt: list[int], seed: int) -> list[int]:
+    def _show_live(self, prompt: list[int], seed: int) -> Generation:
         with Live(console=self.console, auto_refresh=False) as live:
 
             def show(update: Update) -> None:
@@ -95,9 +108,9 @@ class Chat:
             (generation,) = self.engine.generate([prompt], self.config, seed, show)
             final = self._text(until_end(generation.tokens, self.tokenizer))
             live.update(Text(final), refresh=True)
-        return generation.tokens
+        return generation
 
-    def _print_settled(self, prompt: list[int], seed: int) -> list[int]:
+    def _print_settled(self, prompt: list[int], seed: int) -> Generation:
         written = ""
 
         def show(tokens: list[int], *, is_final: bool = False) -> None:
@@ -114,7 +127,7 @@ class Chat:
         )
         show(generation.tokens, is_final=True)
         self.console.out("", highlight=False)
-        return generation.tokens
+        return generation
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -128,19 +141,36 @@ class Chat:
             self.console.print("The conversation starts over.")
         elif name == "/save":
             self._save(argument.strip())
+        elif name == "/trace":
+            self._save_trace(argument.strip())
         else:
             hint = nearest(name, COMMANDS) or "; /help lists them"
             raise UserError(f"{name} is not a command{hint}")
 
     def _save(self, name: str) -> None:
-        if not name:
-            raise UserError("/save needs the name of a file")
-        path = Path(name).expanduser()
-        if not path.parent.is_dir():
-            raise UserError(f"/save {name}: the folder {path.parent} does not exist")
+        path = _file("/save", name)
         content = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2)
         try:
             write_atomically(path, (content + "\n").encode())
         except OSError as error:
             raise UserError(f"/save {name}: {error.strerror}") from None
         self.console.print(f"Saved {len(self.messages)} messages to {path}.", markup=False)
+
+    def _save_trace(self, name: str) -> None:
+        path = _file("/trace", name)
+        if self.trace is None:
+            raise UserError("/trace: there is no answer yet")
+        try:
+            self.trace.save(path)
+        except OSError as error:
+            raise UserError(f"/trace {name}: {error.strerror}") from None
+        self.console.print(f"Saved {self.trace.num_steps} steps to {path}.", markup=False)
+
+
+def _file(command: str, name: str) -> Path:
+    if not name:
+        raise UserError(f"{command} needs the name of a file")
+    path = Path(name).expanduser()
+    if not path.parent.is_dir():
+        raise UserError(f"{command} {name}: the folder {path.parent} does not exist")
+    return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxllada.apps.answering import OpenEngine, Options, open_model
+from jaxllada.apps.answering import OpenEngine, Options, check_trace_name, open_model
 from jaxllada.common.answers import until_end
 from jaxllada.common.engine import Generation, check_prompts
 from jaxllada.common.errors import UserError
@@ -50,8 +50,7 @@ class SampleOptions(Options):
                 f"num_samples={self.num_samples} with temperature=0 gives equal answers:"
                 " set temperature, for example 0.7"
             )
-        if self.trace and not Path(self.trace).absolute().parent.is_dir():
-            raise UserError(f"trace={self.trace}: its folder does not exist")
+        check_trace_name(self.trace)
 
 
 def run(config: SampleOptions, open_engine: OpenEngine) -> int:

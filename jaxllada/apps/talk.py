@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jaxllada.apps.answering import OpenEngine, Options, open_model
+from jaxllada.apps.answering import OpenEngine, Options, check_trace_name, open_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +13,12 @@ class ChatOptions(Options):
 
     system: str = ""
     """System message the conversation starts with."""
+    trace: str = ""
+    """NAME.npz: the record of every step of the answer in turn i goes to NAME-i.npz."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_trace_name(self.trace)
 
 
 def run(config: ChatOptions, open_engine: OpenEngine) -> int:
@@ -21,7 +27,8 @@ def run(config: ChatOptions, open_engine: OpenEngine) -> int:
     from jaxllada.apps.chat import Chat
 
     sampling = config.sampling(engine.config.max_sequence_length // 2, tokenizer.eot_id)
-    chat = Chat(engine, tokenizer, sampling, seed=config.seed, system=config.system)
+    chat = Chat(engine, tokenizer, sampling, seed=config.seed, system=config.system,
+                model=config.model_name_or_path, traces=config.trace)  # fmt: skip
     chat.run(_typed_lines() if sys.stdin.isatty() else sys.stdin)
     return 0
 

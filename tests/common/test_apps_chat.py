@@ -10,6 +10,7 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Generation, Update, check_prompts
 from jaxllada.common.trace import Trace
+from jaxllada.common.trace_text import told
 from tests.word_decoder import EOS, MASK, Words
 
 CONFIG = SamplingConfig(steps=4, gen_length=4, block_length=4)
@@ -19,7 +20,7 @@ class ChatWords(Words):
     """A conversation is one token per message, and one for the answer's header."""
 
     def chat(self, messages, add_generation_prompt=True):
-        return [len(messages)] * (len(messages) + 1)
+        return [len(messages) % 6] * (len(messages) + 1)
 
 
 class EchoEngine:
@@ -109,6 +110,8 @@ def test_saved_conversations_are_json_messages(tmp_path):
             "/save /nowhere/else/file",
             "/save /nowhere/else/file: the folder /nowhere/else does not exist",
         ),
+        ("/trace", "/trace needs the name of a file"),
+        ("/trace now.npz", "/trace: there is no answer yet"),
         ("/rest", "/rest is not a command; did you mean '/reset'?"),
         ("/42", "/42 is not a command; /help lists them"),
     ],
@@ -133,3 +136,19 @@ def test_quit_ends_and_help_lists_every_command():
     assert chat.messages == []
     for command in ("/help", "/reset", "/save", "/quit"):
         assert command in text
+
+
+def test_the_record_of_an_answer_can_be_saved_and_played(tmp_path):
+    path = tmp_path / "t.npz"
+    chat, text = converse("hi", f"/trace {path}", model="some/model")
+    assert "Saved 4 steps" in text
+    trace = Trace.load(path)
+    assert "".join(part for part, _ in told(trace).pieces).startswith(" one two three")
+    assert trace.about["model"] == "some/model"
+    assert chat.trace.about == trace.about
+
+
+def test_every_turn_can_leave_its_record(tmp_path):
+    converse("hi", "again", traces=str(tmp_path / "turn.npz"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["turn-1.npz", "turn-2.npz"]
+    assert Trace.load(tmp_path / "turn-2.npz").prompt.tolist() == [[3] * 4]

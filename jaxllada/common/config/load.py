@@ -75,6 +75,15 @@ def from_mapping(cls: type[T], values: dict[str, Any], *, where: str = "the mapp
     )
 
 
+def convert_entries(cls: type, entries: dict[str, Entry]) -> dict[str, Any]:
+    """Converts some of the keys of `cls`; unlike `from_mapping` it builds nothing."""
+    keys = keys_of(cls)
+    for name, entry in entries.items():
+        if name not in keys:
+            raise UserError(f"unknown key '{name}' in {entry.where}{nearest(name, keys)}")
+    return {name: _convert(cls, keys[name], entry) for name, entry in entries.items()}
+
+
 def load_file(cls: type[T], path: str | Path) -> T:
     """Builds `cls` from a YAML file alone."""
     return load_config(cls, [os.fspath(path)])

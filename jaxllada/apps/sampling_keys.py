@@ -1,0 +1,72 @@
+"""The sampling keys of the verbs that generate text: a preset, and what is given beside it.
+
+A key that is not given is null here; then the preset decides, and where it says nothing the default
+of the verb.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from jaxllada.common.config.sampling import Compat, Remasking, SamplingConfig
+from jaxllada.common.config.sampling_presets import sampling_preset
+from jaxllada.common.errors import UserError
+
+USUAL_BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingKeys:
+    """How answers are sampled."""
+
+    preset: str = ""
+    """Settings to start from: a published task such as gsm8k or gsm8k@llada-1.5 (`presets` lists
+    them), or a YAML file such as `tune` writes. Keys given beside it win."""
+    gen_length: int | None = None
+    """Answer length in tokens; 128, or the largest power of two the context has room for."""
+    max_length: int | None = None
+    """Another name for gen_length."""
+    steps: int | None = None
+    """Model calls for the whole answer; one per token by default."""
+    block_length: int | None = None
+    """Tokens per block; 32 if that divides the answer, else the whole answer."""
+    temperature: float | None = None
+    """Scale of the Gumbel noise on the logits; 0, the default, picks the most likely tokens."""
+    cfg_scale: float | None = None
+    """Strength of unsupervised classifier-free guidance; 0, the default, is twice as fast."""
+    remasking: Remasking | None = None
+    """Which predictions stay masked: low_confidence ones (default) or random ones."""
+    logits_eos_inf: bool | None = None
+    """Never predict the end-of-sequence token."""
+    confidence_eos_eot_inf: bool | None = None
+    """Commit end tokens last within a block."""
+    compat: Compat | None = None
+    """official-2025 repeats the accidental behaviour of the released sampler."""
+    stop_at_eos: bool | None = None
+    """Stop after the block that holds the first end-of-sequence token; true by default."""
+
+    def __post_init__(self) -> None:
+        if None not in (self.gen_length, self.max_length) and self.gen_length != self.max_length:
+            raise UserError(
+                f"gen_length={self.gen_length} and max_length={self.max_length} are two names of"
+                " one setting: give one of them"
+            )
+        self.sampling(room=128)
+
+    def given(self) -> dict[str, Any]:
+        """The keys of `SamplingConfig` that the preset and the user set."""
+        values = sampling_preset(self.preset) if self.preset else {}
+        for key in fields(SamplingConfig):
+            value = getattr(self, key.name, None)
+            if value is not None:
+                values[key.name] = value
+        if self.max_length is not None:
+            values["gen_length"] = self.max_length
+        return values
+
+    def sampling(self, room: int, eot_token_id: int | None = None) -> SamplingConfig:
+        """The sampler's options for a context that has `room` for an answer."""
+        values = {"stop_at_eos": True, "eot_token_id": eot_token_id} | self.given()
+        length = values.setdefault("gen_length", min(128, 2 ** (max(1, room).bit_length() - 1)))
+        values.setdefault("block_length", USUAL_BLOCK if length % USUAL_BLOCK == 0 else length)
+        values.setdefault("steps", length)
+        return SamplingConfig(**values)
