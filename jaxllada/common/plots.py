@@ -14,7 +14,7 @@ from jaxllada.common.curves import Curve, Curves, read_curves, smooth
 
 _COLORS = ("#2f6db3", "#d1603d", "#3c8d5a", "#8a5fb0", "#b58a1b", "#4aa3a8", "#a8456b", "#666666")
 _INK, _FAINT = "#30343b", "#9aa0a8"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5, "axes.titlesize": 10, "axes.titlelocation": "left",
     "axes.titleweight": "bold", "axes.titlecolor": _INK, "axes.labelcolor": _INK,
     "axes.edgecolor": "#c5c9cf", "axes.spines.top": False, "axes.spines.right": False,
@@ -39,9 +39,9 @@ def plot_runs(runs: Sequence[Curves], out_png: str | os.PathLike[str]) -> None:
     """Draws one run in detail, or several over each other."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = _figure(runs)
-        _save(figure, Path(out_png))
+        save_figure(figure, Path(out_png))
 
 
 def _figure(runs: Sequence[Curves]) -> Any:
@@ -229,7 +229,7 @@ def _cycle() -> tuple[str, ...]:
     return _COLORS * 8
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:

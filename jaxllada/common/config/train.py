@@ -19,6 +19,7 @@ _AT_LEAST_ONE = (
 _NOT_NEGATIVE = (
     *("seed", "learning_rate", "warmup_steps", "adam_epsilon", "weight_decay", "max_grad_norm"),
     *("eval_max_rows", "save_steps", "save_total_limit", "sample_length", "max_rollbacks"),
+    "repeat_data",
 )
 _SHARES = (
     *("random_length_ratio", "warmup_ratio", "lr_decay_ratio", "min_lr_ratio", "lora_dropout"),
@@ -51,6 +52,9 @@ class TrainConfig:
     """dataset_args names folders written by `save_to_disk`."""
     insert_eos: bool = True
     """End every document with EOS."""
+    repeat_data: int = 0
+    """Use only so many rows, chosen by the seed, that max_steps steps see each of them this often;
+    0: all rows."""
     random_length_ratio: float = 0.01
     """Share of rows cut to a random length U{1..max_length} (LLaDA, arXiv:2502.09992v3, 2.2)."""
     random_length_mode: Literal["sequence", "batch"] = "sequence"
@@ -201,6 +205,12 @@ class TrainConfig:
             self._require(key, getattr(self, key) == -1 or getattr(self, key) >= 1, "-1 or above 0")
         self._require("max_steps", self.max_steps == -1 or self.max_steps > 0, "-1 or above 0")
         self._require("num_train_epochs", self.num_train_epochs > 0, "above 0")
+        has_length = self.max_steps > 0 and not self.streaming
+        self._require(
+            "repeat_data",
+            has_length or not self.repeat_data,
+            "0 unless max_steps is set and streaming is false",
+        )
         self._require("output_dir", bool(self.output_dir.strip()), "a folder")
         self._require(
             "eval_strategy",

@@ -144,6 +144,24 @@ class JoinedText(JoinedRows):
         return np.sum([part.token_counts(size) for part in self._texts], axis=0)
 
 
+class SomeRows:
+    """Some rows of others, in the order of their numbers."""
+
+    def __init__(self, rows: Rows, numbers: Int[np.ndarray, " N"]):
+        self.rows, self.numbers = rows, numbers
+        self.pad_policy: PadPolicy = rows.pad_policy
+        self.row_length: int | None = rows.row_length
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[int(self.numbers[index])]
+
+    def length(self, index: int) -> int:
+        return self.rows.length(int(self.numbers[index]))
+
+
 def as_rows(rows: Any) -> Rows:
     """Accepts rows, an [N, L] array, or a sequence of token lists (every position counts)."""
     if hasattr(rows, "pad_policy"):

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.qwen2 import CausalConfig
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch, BatchSource, StreamSource, evaluation_batches
-from jaxllada.common.data.rows import as_rows
+from jaxllada.common.data.rows import Rows, SomeRows, as_rows
+from jaxllada.common.errors import UserError
+from jaxllada.common.noise import permutation
 from jaxllada.common.run.evaluation import text_bytes
 from jaxllada.common.tokenizer import Tokenizer
 
@@ -59,7 +63,29 @@ def train_source(
     }
     if config.streaming:
         return StreamSource(rows, **settings)
+    if config.repeat_data:
+        whole = settings["micro_batch"] * settings["accumulation"] * settings["shard_count"]
+        rows = repeated(as_rows(rows), config, config.max_steps * whole)
     return BatchSource(rows, **settings)
+
+
+def repeated(rows: Rows, config: TrainConfig, examples: int) -> SomeRows:
+    """The rows of a run of so many examples that sees each of them `repeat_data` times.
+
+    A random choice by the seed; those of a larger `repeat_data` are among those of a smaller.
+    """
+    wanted = -(-examples // config.repeat_data)
+    if wanted > len(rows):
+        raise UserError(
+            f"repeat_data={config.repeat_data}: {config.max_steps} steps need {wanted} rows, but "
+            f"the data has {len(rows)}; lower max_steps or repeat more often"
+        )
+    order = permutation(config.seed, _NO_EPOCH, len(rows))
+    return SomeRows(rows, np.sort(order[:wanted]))
+
+
+_NO_EPOCH = 1 << 40
+"""A shuffle that no epoch of the training data is."""
 
 
 def validation_batches(

@@ -23,7 +23,7 @@ from jaxllada.common.tokenizer import Tokenizer
 
 # Settings that a run may not change on its way: they decide the data, the objective or the arrays.
 FIXED = (
-    *("seed", "dataset_args", "text_field", "streaming", "drop_tail", "max_length"),
+    *("seed", "dataset_args", "text_field", "streaming", "drop_tail", "max_length", "repeat_data"),
     *("load_preprocessed_data", "insert_eos", "random_length_ratio", "random_length_mode"),
     *("loss_norm", "time_sampling", "time_epsilon", "param_dtype", "ema_decay"),
 )
@@ -116,6 +116,8 @@ def identity(
 ) -> dict[str, Any]:
     """What must be the same when a run goes on; kept in every checkpoint."""
     fixed = {key: getattr(config, key) for key in FIXED}
+    if config.repeat_data:
+        fixed["max_steps"] = config.max_steps  # which decides the rows
     return {
         "backend": backend,
         **fixed,
