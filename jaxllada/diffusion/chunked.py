@@ -30,6 +30,8 @@ class RowLosses(NamedTuple):
     """[N] float32: cross-entropy of each row in nats; 0 where the weight is 0."""
     is_correct: Any
     """[N] bool: whether the most likely token is the target; False where the weight is 0."""
+    is_watched: Any
+    """[N] bool: whether it is the watched token; False where the weight is 0 or none is given."""
 
 
 class _Rows(NamedTuple):
@@ -52,6 +54,7 @@ def chunked_cross_entropy(
     *,
     head_bias: Float[Array, " V"] | None = None,
     chunk: int = 256,
+    watched: int | None = None,
     mesh: Mesh | None = None,
 ) -> RowLosses:
     """Sums weights * cross-entropy of softmax(hidden head_weight^T + head_bias), in float32.
@@ -66,25 +69,30 @@ def chunked_cross_entropy(
         weights: 0 for rows that do not count, any float otherwise; no gradient flows into them.
         head_bias: of models with `include_bias`.
         chunk: rows whose logits exist at one time; memory is 2 * chunk * V floats.
+        watched: a token; `is_watched` tells where the model would put it.
         mesh: splits rows over its axes `data` and `fsdp`; N must divide by their product.
     """
     rows = _Rows(hidden, targets, jax.lax.stop_gradient(weights.astype(jnp.float32)))
     head_weight = head_weight.astype(hidden.dtype)
     with jax.named_scope("chunked_cross_entropy"):
-        return _row_losses(rows, head_weight, head_bias, chunk, mesh)
+        return _row_losses(rows, head_weight, head_bias, _How(chunk, watched, mesh))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _row_losses(
-    rows: _Rows, head: Array, bias: Array | None, chunk: int, mesh: Mesh | None
-) -> RowLosses:
-    return _split(rows, head, bias, chunk, mesh, with_gradients=False)[0]
+class _How(NamedTuple):
+    chunk: int
+    watched: int | None
+    mesh: Mesh | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _row_losses(rows: _Rows, head: Array, bias: Array | None, how: _How) -> RowLosses:
+    return _split(rows, head, bias, how, with_gradients=False)[0]
 
 
 def _row_losses_forward(
-    rows: _Rows, head: Array, bias: Array | None, chunk: int, mesh: Mesh | None
+    rows: _Rows, head: Array, bias: Array | None, how: _How
 ) -> tuple[RowLosses, _Gradients]:
-    losses, gradients = _split(rows, head, bias, chunk, mesh, with_gradients=True)
+    losses, gradients = _split(rows, head, bias, how, with_gradients=True)
     # In the types of what they are gradients of; the sums over chunks were float32.
     gradients = _Gradients(
         gradients.hidden,
@@ -95,7 +103,7 @@ def _row_losses_forward(
 
 
 def _row_losses_backward(
-    chunk: int, mesh: Mesh | None, gradients: _Gradients, cotangent: RowLosses
+    how: _How, gradients: _Gradients, cotangent: RowLosses
 ) -> tuple[_Rows, Array, Array | None]:
     scaled = jax.tree.map(lambda g: g * cotangent.loss.astype(g.dtype), gradients)
     return _Rows(scaled.hidden, None, None), scaled.head, scaled.bias
@@ -105,11 +113,11 @@ _row_losses.defvjp(_row_losses_forward, _row_losses_backward)
 
 
 def _split(
-    rows: _Rows, head: Array, bias: Array | None, chunk: int, mesh: Mesh | None,
-    *, with_gradients: bool,
-) -> tuple[RowLosses, Any]:  # fmt: skip
+    rows: _Rows, head: Array, bias: Array | None, how: _How, *, with_gradients: bool
+) -> tuple[RowLosses, Any]:
     """Runs `_walk` on each device's rows and adds up what is shared."""
-    walk = functools.partial(_walk, chunk=chunk, with_gradients=with_gradients)
+    mesh = how.mesh
+    walk = functools.partial(_walk, how=how, with_gradients=with_gradients)
     axes = () if mesh is None else tuple(a for a in ROW_AXES if mesh.shape.get(a, 1) > 1)
     if not axes:
         return walk(rows, head, bias)
@@ -123,7 +131,7 @@ def _split(
         return losses, gradients
 
     split, whole = PartitionSpec(axes), PartitionSpec()
-    out = (RowLosses(whole, split, split), _Gradients(split, whole, whole))
+    out = (RowLosses(whole, split, split, split), _Gradients(split, whole, whole))
     return jax.shard_map(
         walk_shard,
         mesh=mesh,
@@ -136,10 +144,10 @@ def _split(
 
 def _walk(
     rows: _Rows, head: Array, bias: Array | None,
-    *, chunk: int, with_gradients: bool, axes: tuple[str, ...] = (),
+    *, how: _How, with_gradients: bool, axes: tuple[str, ...] = (),
 ) -> tuple[RowLosses, Any]:  # fmt: skip
     count = rows.hidden.shape[0]
-    chunk = min(chunk, count)
+    chunk = min(how.chunk, count)
     padded = -(-count // chunk) * chunk
     counts = rows.weights != 0
     order = jnp.argsort(~counts, stable=True)
@@ -148,19 +156,20 @@ def _walk(
     # All devices of a mesh walk equally far: collectives of a split head stay in step.
     chunks = jax.lax.pmax(chunks, axes) if axes else chunks
 
-    def step(state: tuple[Array, tuple[Array, Array], Any]) -> tuple[Array, Any, Any]:
-        index, (nll, is_correct), gradients = state
+    def step(state: tuple[Array, tuple[Array, Array, Array], Any]) -> tuple[Array, Any, Any]:
+        index, (nll, is_correct, is_watched), gradients = state
         # Rows past the end (index `count`) read as zeros with weight 0 and are dropped on writing.
         where = jax.lax.dynamic_slice_in_dim(order, index * chunk, chunk)
         part = jax.tree.map(lambda x: x.at[where].get(mode="fill", fill_value=0), rows)
-        row_nll, row_correct, parts = _chunk(part, head, bias, with_gradients)
-        nll = nll.at[where].set(row_nll, mode="drop", unique_indices=True)
-        is_correct = is_correct.at[where].set(row_correct, mode="drop", unique_indices=True)
+        found, parts = _chunk(part, head, bias, how.watched, with_gradients)
+        nll = nll.at[where].set(found[0], mode="drop", unique_indices=True)
+        is_correct = is_correct.at[where].set(found[1], mode="drop", unique_indices=True)
+        is_watched = is_watched.at[where].set(found[2], mode="drop", unique_indices=True)
         if with_gradients:
             hidden = gradients.hidden.at[where].set(parts.hidden, mode="drop", unique_indices=True)
             shared = jax.tree.map(jnp.add, (gradients.head, gradients.bias), parts[1:])
             gradients = _Gradients(hidden, *shared)
-        return index + 1, (nll, is_correct), gradients
+        return index + 1, (nll, is_correct, is_watched), gradients
 
     gradients = (
         _Gradients(
@@ -171,16 +180,17 @@ def _walk(
         if with_gradients
         else None
     )
-    start = (jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.bool_))
-    _, (nll, is_correct), gradients = jax.lax.while_loop(
+    nothing = jnp.zeros(count, jnp.bool_)
+    start = (jnp.zeros(count, jnp.float32), nothing, nothing)
+    _, (nll, is_correct, is_watched), gradients = jax.lax.while_loop(
         lambda state: state[0] < chunks, step, (jnp.int32(0), start, gradients)
     )
-    return RowLosses(jnp.sum(nll * rows.weights), nll, is_correct), gradients
+    return RowLosses(jnp.sum(nll * rows.weights), nll, is_correct, is_watched), gradients
 
 
 def _chunk(
-    rows: _Rows, head: Array, bias: Array | None, with_gradients: bool
-) -> tuple[Array, Array, Any]:
+    rows: _Rows, head: Array, bias: Array | None, watched: int | None, with_gradients: bool
+) -> tuple[tuple[Array, Array, Array], Any]:
     hidden, targets, weights = rows
     logits = _contract(hidden, head, 1, 1)
     logits = logits if bias is None else logits + bias.astype(jnp.float32)
@@ -190,20 +200,17 @@ def _chunk(
     total = jnp.sum(odds, axis=1)
     counts = weights != 0
     nll = jnp.where(counts, jnp.log(total) + top - chosen, 0)
-    is_correct = counts & (chosen == top)
+    is_watched = jnp.zeros_like(counts) if watched is None else logits[:, watched] == top
+    found = (nll, counts & (chosen == top), counts & is_watched)
     if not with_gradients:
-        return nll, is_correct, None
+        return found, None
     error = odds * (weights / total)[:, None]
     error = error.at[jnp.arange(len(targets)), targets].add(-weights)
     narrow = error.astype(hidden.dtype)
-    return (
-        nll,
-        is_correct,
-        _Gradients(
-            _contract(narrow, head, 1, 0).astype(hidden.dtype),
-            _contract(narrow, hidden, 0, 0),
-            None if bias is None else jnp.sum(error, axis=0),
-        ),
+    return found, _Gradients(
+        _contract(narrow, head, 1, 0).astype(hidden.dtype),
+        _contract(narrow, hidden, 0, 0),
+        None if bias is None else jnp.sum(error, axis=0),
     )
 
 

@@ -17,7 +17,7 @@ from jaxllada.common.data.batches import Batch
 from jaxllada.common.run.evaluation import Evaluation, summarize
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sharding import global_batch, replicated
-from jaxllada.train.step import Counts, DeviceBatch, count_by_rate, token_losses
+from jaxllada.train.step import Counts, DeviceBatch, count_all, token_losses
 
 Tree = Any
 
@@ -34,10 +34,10 @@ def row_sums(model: MaskPredictor, batch: DeviceBatch, *, mesh: Mesh | None = No
     """Evaluates one [1, B, L] batch."""
     piece = jax.tree.map(lambda leaf: leaf[0], batch)
     weights = piece.is_masked / piece.mask_rate[:, None]
-    _, nll, correct = token_losses(model, piece, weights, mesh=mesh)
-    nats = jnp.sum(weights * nll, axis=1)
+    losses = token_losses(model, piece, weights, mesh=mesh)
+    nats = jnp.sum(weights * losses.nll, axis=1)
     tokens = jnp.sum(piece.maskable, axis=1, dtype=jnp.float32)
-    return RowSums(nats, tokens, count_by_rate(nll, correct, piece.is_masked, piece.mask_rate))
+    return RowSums(nats, tokens, count_all(losses, piece))
 
 
 def make_evaluator(graphdef: Any, mesh: Mesh) -> Callable[[Tree, Iterable[Batch], int], Evaluation]:

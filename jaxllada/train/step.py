@@ -4,7 +4,8 @@ The weights of the loss are computed over the whole [A, B, L] batch before the s
 micro-batches, so every micro-batch adds its share of one global sum and nothing is averaged twice
 (LLaDA, arXiv:2502.09992v3, equation 3).
 
-Shape letters: A micro-batches, B rows, L positions, D model width, T bins of the mask rate.
+Shape letters: A micro-batches, B rows, L positions, D model width, T bins of the mask rate,
+K classes of tokens.
 """
 
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxllada.common.data.classes import NAMES
 from jaxllada.common.run.metrics import BINS
-from jaxllada.diffusion.chunked import chunked_cross_entropy
+from jaxllada.diffusion.chunked import RowLosses, chunked_cross_entropy
 from jaxllada.diffusion.loss import LossNorm, loss_weights
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.train.optim import average, descend
@@ -28,12 +30,28 @@ DeviceBatch = Any
 """A `Batch` whose arrays live on devices."""
 
 
+class ClassCounts(NamedTuple):
+    """Sums over masked tokens by class (`common.data.classes`).
+
+    `ended` counts those in whose place the model would put the padding (end) token.
+    """
+
+    nll: Float[Array, " K"]
+    correct: Float[Array, " K"]
+    masked: Float[Array, " K"]
+    ended: Float[Array, " K"]
+
+
 class Counts(NamedTuple):
-    """Sums over masked tokens by mask rate: bin b holds rates in [b/10, (b+1)/10)."""
+    """Sums over masked tokens by mask rate: bin b holds rates in [b/10, (b+1)/10).
+
+    `classes` are sums by class of token, for batches that know it.
+    """
 
     nll: Float[Array, " T"]
     correct: Float[Array, " T"]
     masked: Float[Array, " T"]
+    classes: ClassCounts | None = None
 
 
 class StepMetrics(NamedTuple):
@@ -68,6 +86,28 @@ def count_by_rate(
     return Counts(total(nll), total(correct), total(is_masked))
 
 
+def count_by_class(
+    losses: RowLosses, is_masked: Bool[Array, "B L"], classes: Int[Array, "B L"]
+) -> ClassCounts:
+    """Sums losses (nats), hits and guessed ends of the masked tokens by their class."""
+    kinds = classes[None] == jnp.arange(len(NAMES))[:, None, None]
+
+    def total(values: Array) -> Float[Array, " K"]:
+        return jnp.sum(jnp.where(is_masked & kinds, values, 0).astype(jnp.float32), axis=(1, 2))
+
+    return ClassCounts(
+        total(losses.nll), total(losses.is_correct), total(is_masked), total(losses.is_watched)
+    )
+
+
+def count_all(losses: RowLosses, batch: DeviceBatch) -> Counts:
+    """Counts one micro-batch [B, L] in every way it allows."""
+    counts = count_by_rate(losses.nll, losses.is_correct, batch.is_masked, batch.mask_rate)
+    if batch.classes is None:
+        return counts
+    return counts._replace(classes=count_by_class(losses, batch.is_masked, batch.classes))
+
+
 def token_losses(
     model: MaskPredictor,
     batch: DeviceBatch,
@@ -75,24 +115,26 @@ def token_losses(
     key: PRNGKeyArray | None = None,
     *,
     mesh: Mesh | None = None,
-) -> tuple[Float[Array, ""], Float[Array, "B L"], Bool[Array, "B L"]]:
-    """Returns sum(weights * cross-entropy) in nats, each cross-entropy, and which guesses hit.
+) -> RowLosses:
+    """Returns sum(weights * cross-entropy) in nats and what is known of each token [B, L].
 
-    `batch` is one micro-batch [B, L]. Where the weight is 0 the last two mean nothing.
+    `batch` is one micro-batch [B, L]. Where the weight is 0 all but the sum mean nothing.
+    `is_watched` is where the model would put the padding token, for a batch with classes.
     """
     hidden, bias = model.hidden(batch.noisy, batch.visible, key=key), model.head_bias
     if model.config.scale_logits:
         hidden = hidden * jnp.asarray(model.logit_scale, hidden.dtype)
         bias = None if bias is None else bias * model.logit_scale
-    loss, nll, correct = chunked_cross_entropy(
+    losses = chunked_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         model.head_weight,
         batch.tokens.reshape(-1),
         weights.reshape(-1),
         head_bias=bias,
+        watched=None if batch.classes is None else model.config.pad_token_id,
         mesh=mesh,
     )
-    return loss, nll.reshape(weights.shape), correct.reshape(weights.shape)
+    return RowLosses(losses.loss, *(part.reshape(weights.shape) for part in losses[1:]))
 
 
 def loss_and_gradient(
@@ -112,8 +154,8 @@ def loss_and_gradient(
 
     def micro(params: Tree, piece: DeviceBatch, weights: Array, key: PRNGKeyArray | None) -> Any:
         model = nnx.merge(graphdef, params)
-        loss, nll, correct = token_losses(model, piece, weights, key, mesh=mesh)
-        return loss, count_by_rate(nll, correct, piece.is_masked, piece.mask_rate)
+        losses = token_losses(model, piece, weights, key, mesh=mesh)
+        return losses.loss, count_all(losses, piece)
 
     def gradient(item: Any) -> tuple[Array, Counts, Tree]:
         (loss, counts), grads = jax.value_and_grad(micro, has_aux=True)(params, *item)

@@ -30,6 +30,8 @@ class RowLosses(NamedTuple):
     """[N] float32: cross-entropy of each row in nats; 0 where the weight is 0."""
     is_correct: Any
     """[N] bool: whether the most likely token is the target; False where the weight is 0."""
+    is_watched: Any
+    """[N] bool: whether it is the watched token; False where the weight is 0 or none is given."""
 
 
 class _Rows(NamedTuple):
@@ -52,6 +54,7 @@ def chunked_cross_entropy(
     *,
     head_bias: Float[Tensor, " V"] | None = None,
     chunk: int | None = None,
+    watched: int | None = None,
     counted: int | None = None,
 ) -> RowLosses:
     """Sums weights * cross-entropy of softmax(hidden head_weight^T + head_bias), in float32.
@@ -68,6 +71,7 @@ def chunked_cross_entropy(
         head_bias: of models with `include_bias`.
         chunk: rows whose logits exist at one time; memory is 2 * chunk * V floats. By default 256
             on a CPU and 1024 elsewhere, where small products leave the machine idle.
+        watched: a token; `is_watched` tells where the model would put it.
         counted: number of weights that are not 0, or more, for callers that know it; else the
             device is asked, and waited for.
     """
@@ -79,16 +83,16 @@ def chunked_cross_entropy(
     with torch.profiler.record_function("chunked_cross_entropy"):
         wants_gradients = torch.is_grad_enabled() and hidden.requires_grad
         if not wants_gradients and not (torch.is_grad_enabled() and head_weight.requires_grad):
-            return _walk(rows, head_weight, head_bias, chunk, counted, None)
-        return RowLosses(*_RowLosses.apply(*rows, head_weight, head_bias, chunk, counted))
+            return _walk(rows, head_weight, head_bias, chunk, watched, counted, None)
+        return RowLosses(*_RowLosses.apply(*rows, head_weight, head_bias, chunk, watched, counted))
 
 
 class _RowLosses(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, targets: Tensor, weights: Tensor, head: Tensor,
-        bias: Any, chunk: int, counted: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        bias: Any, chunk: int, watched: int | None, counted: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         wants_head, wants_bias = ctx.needs_input_grad[3], ctx.needs_input_grad[4]
         ctx.gradients = _Gradients(
             torch.zeros_like(hidden),
@@ -98,7 +102,7 @@ class _RowLosses(torch.autograd.Function):
             else None,
         )
         rows = _Rows(hidden, targets, weights)
-        losses = _walk(rows, head, bias, chunk, counted, ctx.gradients)
+        losses = _walk(rows, head, bias, chunk, watched, counted, ctx.gradients)
         # In the types of what they are gradients of; the sums over chunks were float32.
         ctx.gradients = _Gradients(
             ctx.gradients.hidden,
@@ -106,7 +110,7 @@ class _RowLosses(torch.autograd.Function):
             None if ctx.gradients.bias is None or bias is None
             else ctx.gradients.bias.to(bias.dtype),
         )  # fmt: skip
-        ctx.mark_non_differentiable(losses.nll, losses.is_correct)
+        ctx.mark_non_differentiable(losses.nll, losses.is_correct, losses.is_watched)
         return losses
 
     @staticmethod
@@ -116,42 +120,47 @@ class _RowLosses(torch.autograd.Function):
         # In place, as the head's gradient may be the largest tensor there is.
         scaled = [None if g is None else g.mul_(loss.to(g.dtype)) for g in ctx.gradients]
         ctx.gradients = None
-        return scaled[0], None, None, scaled[1], scaled[2], None, None
+        return scaled[0], None, None, scaled[1], scaled[2], None, None, None
 
 
 def _walk(
-    rows: _Rows, head: Tensor, bias: Tensor | None, chunk: int, counted: int,
+    rows: _Rows, head: Tensor, bias: Tensor | None, chunk: int, watched: int | None, counted: int,
     gradients: _Gradients | None,
 ) -> RowLosses:  # fmt: skip
     nll = torch.zeros_like(rows.weights)
     is_correct = torch.zeros_like(nll, dtype=torch.bool)
+    is_watched = torch.zeros_like(is_correct)
     # Float keys, as sorting of other types is slow or missing on NPUs.
     order = (rows.weights == 0).float().argsort(stable=True)
     with torch.no_grad(), torch.autocast(nll.device.type, enabled=False):
         for first in range(0, counted, chunk):
             where = order[first : min(first + chunk, counted)]
             part = _Rows(*(x.index_select(0, where) for x in rows))
-            row_nll, row_correct = _chunk(part, where, head, bias, gradients)
-            nll.index_copy_(0, where, row_nll)
-            is_correct.index_copy_(0, where, row_correct)
-        return RowLosses((nll * rows.weights).sum(), nll, is_correct)
+            found = _chunk(part, where, head, bias, watched, gradients)
+            nll.index_copy_(0, where, found[0])
+            is_correct.index_copy_(0, where, found[1])
+            is_watched.index_copy_(0, where, found[2])
+        return RowLosses((nll * rows.weights).sum(), nll, is_correct, is_watched)
 
 
 def _chunk(
-    rows: _Rows, where: Tensor, head: Tensor, bias: Tensor | None, gradients: _Gradients | None
-) -> tuple[Tensor, Tensor]:
+    rows: _Rows, where: Tensor, head: Tensor, bias: Tensor | None, watched: int | None,
+    gradients: _Gradients | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     hidden, targets, weights = rows
     logits = product(hidden, head.T)
     logits = logits if bias is None else logits.add_(bias.float())
     top = logits.amax(dim=1)
     chosen = logits.gather(1, targets[:, None])[:, 0]
+    is_watched = torch.zeros_like(top, dtype=torch.bool)
+    is_watched = is_watched if watched is None else logits[:, watched] == top
     odds = logits.sub_(top[:, None]).exp_()
     total = odds.sum(dim=1)
     counts = weights != 0
     row_nll = torch.where(counts, total.log() + top - chosen, 0.0)
-    row_correct = counts & (chosen == top)
+    found = (row_nll, counts & (chosen == top), counts & is_watched)
     if gradients is None:
-        return row_nll, row_correct
+        return found
     error = odds.mul_((weights / total)[:, None])
     error.scatter_add_(1, targets[:, None], -weights[:, None])
     if gradients.bias is not None:
@@ -160,7 +169,7 @@ def _chunk(
     gradients.hidden.index_copy_(0, where, narrow @ head)
     if gradients.head is not None:
         _add_product(gradients.head, narrow, hidden)
-    return row_nll, row_correct
+    return found
 
 
 def _add_product(total: Tensor, error: Tensor, hidden: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jaxllada.common.data.batches import Batch
 from jaxllada.common.run.evaluation import Evaluation, summarize
 from npu_backend.sharding import Mesh, forget_whole, join_rows, local, sum_over
-from npu_backend.train.step import Counts, count_by_rate, on_device
+from npu_backend.train.step import Counts, count_all, on_device, unpacked
 
 
 class RowSums(NamedTuple):
@@ -28,12 +28,14 @@ def row_sums(objective: nn.Module, batch: Batch, mesh: Mesh) -> RowSums:
     """Evaluates one [1, B, L] batch: the rows of all processes, on every one of them."""
     piece = on_device(batch, mesh.device).piece(0)
     weights = piece.is_masked / piece.mask_rate[:, None]
-    _, nll, correct = objective(piece, weights, int(batch.is_masked.sum()))
-    rows = torch.stack([(weights * nll).sum(dim=1), piece.maskable.sum(dim=1).float()], dim=1)
+    losses = objective(piece, weights, int(batch.is_masked.sum()))
+    rows = torch.stack(
+        [(weights * losses.nll).sum(dim=1), piece.maskable.sum(dim=1).float()], dim=1
+    )
     nats, tokens = join_rows(mesh, rows).cpu().unbind(dim=1)
-    counts = count_by_rate(nll, correct, piece.is_masked, piece.mask_rate)
-    summed = sum_over(mesh, torch.stack(counts)).cpu()
-    return RowSums(nats.numpy(), tokens.numpy(), Counts(*summed.numpy()))
+    counts = count_all(losses, piece)
+    packed = torch.cat([*counts[:3], *(counts.classes or ())])
+    return RowSums(nats.numpy(), tokens.numpy(), unpacked(sum_over(mesh, packed).cpu().numpy()))
 
 
 def make_evaluator(

@@ -4,7 +4,7 @@ The weights of the loss are computed with the denominators of the whole global b
 micro-batches are walked, so every micro-batch of every process adds its share of one global sum
 and nothing is averaged twice (LLaDA, arXiv:2502.09992v3, equation 3).
 
-Shape letters: A micro-batches, B rows, L positions, T bins of the mask rate.
+Shape letters: A micro-batches, B rows, L positions, T bins of the mask rate, K classes of tokens.
 """
 
 import math
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from jaxllada.common.data.batches import Batch
+from jaxllada.common.data.classes import NAMES
 from jaxllada.common.noise import uniforms
 from jaxllada.common.run.metrics import BINS
-from npu_backend.diffusion.chunked import chunked_cross_entropy
+from npu_backend.diffusion.chunked import RowLosses, chunked_cross_entropy
 from npu_backend.diffusion.loss import LossNorm
 from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.sharding import Mesh, local, sum_over, without_sync
@@ -35,18 +36,35 @@ class DeviceBatch(NamedTuple):
     mask_rate: Any
     maskable: Any
     visible: Any
+    classes: Any = None
 
     def piece(self, a: int) -> "DeviceBatch":
         """Micro-batch `a`."""
         return DeviceBatch(*(None if leaf is None else leaf[a] for leaf in self))
 
 
-class Counts(NamedTuple):
-    """Sums over masked tokens by mask rate: bin b holds rates in [b/10, (b+1)/10)."""
+class ClassCounts(NamedTuple):
+    """Sums over masked tokens by class (`common.data.classes`).
+
+    `ended` counts those in whose place the model would put the padding (end) token.
+    """
 
     nll: Any
     correct: Any
     masked: Any
+    ended: Any
+
+
+class Counts(NamedTuple):
+    """Sums over masked tokens by mask rate: bin b holds rates in [b/10, (b+1)/10).
+
+    `classes` are sums by class of token, for batches that know it.
+    """
+
+    nll: Any
+    correct: Any
+    masked: Any
+    classes: ClassCounts | None = None
 
 
 class StepMetrics(NamedTuple):
@@ -81,6 +99,29 @@ def count_by_rate(
     return Counts(total(nll), total(correct), total(is_masked))
 
 
+def count_by_class(
+    losses: RowLosses, is_masked: Bool[Tensor, "B L"], classes: Int[Tensor, "B L"]
+) -> ClassCounts:
+    """Sums losses (nats), hits and guessed ends of the masked tokens by their class."""
+    numbers = torch.arange(len(NAMES), device=classes.device, dtype=torch.int32)
+    kinds = classes.to(torch.int32)[None] == numbers[:, None, None]
+
+    def total(values: Tensor) -> Float[Tensor, " K"]:
+        return torch.where(is_masked & kinds, values.float(), 0.0).sum(dim=(1, 2))
+
+    return ClassCounts(
+        total(losses.nll), total(losses.is_correct), total(is_masked), total(losses.is_watched)
+    )
+
+
+def count_all(losses: RowLosses, batch: DeviceBatch) -> Counts:
+    """Counts one micro-batch [B, L] in every way it allows."""
+    counts = count_by_rate(losses.nll, losses.is_correct, batch.is_masked, batch.mask_rate)
+    if batch.classes is None:
+        return counts
+    return counts._replace(classes=count_by_class(losses, batch.is_masked, batch.classes))
+
+
 class Objective(nn.Module):
     """The model with its loss, as one module: what is wrapped and split for training.
 
@@ -92,12 +133,11 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, batch: DeviceBatch, weights: Float[Tensor, "B L"], counted: int
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Returns sum(weights * cross-entropy) in nats, each cross-entropy, and which guesses hit.
+    def forward(self, batch: DeviceBatch, weights: Float[Tensor, "B L"], counted: int) -> RowLosses:
+        """Returns sum(weights * cross-entropy) in nats and what is known of each token [B, L].
 
-        `batch` is one micro-batch [B, L]. Where the weight is 0 the last two mean nothing.
+        `batch` is one micro-batch [B, L]. Where the weight is 0 all but the sum mean nothing.
+        `is_watched` is where the model would put the padding token, for a batch with classes.
         `counted` is at least the number of positions with a weight; the host knows it from the
         batch it made, so that nothing waits for the device.
         """
@@ -106,15 +146,16 @@ class Objective(nn.Module):
         if model.config.scale_logits:
             hidden = hidden * model.logit_scale
             bias = None if bias is None else bias * model.logit_scale
-        loss, nll, correct = chunked_cross_entropy(
+        losses = chunked_cross_entropy(
             hidden.flatten(0, 1),
             model.head_weight,
             batch.tokens.flatten(),
             weights.flatten(),
             head_bias=bias,
+            watched=None if batch.classes is None else model.config.pad_token_id,
             counted=counted,
         )
-        return loss, nll.view(weights.shape), correct.view(weights.shape)
+        return RowLosses(losses.loss, *(part.view(weights.shape) for part in losses[1:]))
 
 
 def on_device(batch: Batch, device: torch.device) -> DeviceBatch:
@@ -173,7 +214,7 @@ def loss_and_gradient(
         else:
             part = _backward(objective, piece, weights[a], int(masked[a]), mesh)
         loss = loss + part[0]
-        counts = part[1] if counts is None else Counts(*map(torch.add, counts, part[1]))
+        counts = part[1] if counts is None else _added(counts, part[1])
         if rounds or a == pieces - 1:
             for name, param in state.params.items():
                 grad = torch.zeros_like(param) if param.grad is None else param.grad
@@ -187,10 +228,17 @@ def loss_and_gradient(
 def _backward(
     objective: nn.Module, piece: DeviceBatch, weights: Tensor, counted: int, mesh: Mesh
 ) -> tuple[Any, Counts]:
-    loss, nll, correct = objective(piece, weights, counted)
-    (loss * mesh.size).backward()  # the wrappers divide by the number of processes
-    counts = count_by_rate(nll.detach(), correct, piece.is_masked, piece.mask_rate)
-    return loss.detach(), counts
+    losses = objective(piece, weights, counted)
+    (losses.loss * mesh.size).backward()  # the wrappers divide by the number of processes
+    return losses.loss.detach(), count_all(losses._replace(nll=losses.nll.detach()), piece)
+
+
+def _added(counts: Counts, others: Counts) -> Counts:
+    classes = None
+    if counts.classes is not None and others.classes is not None:
+        classes = ClassCounts(*map(torch.add, counts.classes, others.classes))
+    nll, correct, masked = map(torch.add, counts[:3], others[:3])
+    return Counts(nll, correct, masked, classes)
 
 
 def _dropout_seed(seed: int, cursor: int, part: int) -> int:
@@ -234,7 +282,9 @@ def train_step(
     copies = mesh.data if mesh.is_sharded else mesh.size
     counted = squares if mesh.rank // (mesh.size // copies) == 0 else torch.zeros_like(squares)
     maskable = torch.tensor(float(batch.maskable.sum()), device=mesh.device)
-    packed = torch.cat([torch.stack([loss, counted, maskable]), *counts])
+    packed = torch.cat(
+        [torch.stack([loss, counted, maskable]), *counts[:3], *(counts.classes or ())]
+    )
     numbers = sum_over(mesh, packed).cpu().numpy()  # the one wait
 
     loss, grad_norm = float(numbers[0]), math.sqrt(numbers[1])
@@ -257,8 +307,17 @@ def train_step(
     return StepMetrics(
         loss,
         grad_norm,
-        Counts(*np.split(numbers[3:], 3)),
+        unpacked(numbers[3:]),
         float(numbers[2]),
         state.skipped,
         state.skipped_total,
     )
+
+
+def unpacked(numbers: np.ndarray) -> Counts:
+    """Counts from their arrays one behind the other."""
+    classes = None
+    if len(numbers) > 3 * BINS:
+        classes = ClassCounts(*np.split(numbers[3 * BINS :], len(ClassCounts._fields)))
+    nll, correct, masked = np.split(numbers[: 3 * BINS], 3)
+    return Counts(nll, correct, masked, classes)

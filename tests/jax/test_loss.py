@@ -156,6 +156,27 @@ def test_row_losses_and_hits_are_those_of_the_full_logits():
     np.testing.assert_array_equal(out.is_correct, hits)
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_watched_token_is_found_where_it_is_the_most_likely(with_gradients):
+    hidden, head, bias, targets, weights = rows()
+    guesses = np.asarray(jnp.argmax(hidden @ head.T + bias, axis=1))
+    token = int(np.bincount(guesses[np.asarray(weights) != 0]).argmax())
+
+    def losses(hidden):
+        out = chunked_cross_entropy(
+            hidden, head, targets, weights, head_bias=bias, chunk=8, watched=token
+        )
+        return out.loss, out
+
+    compute = jax.grad(losses, has_aux=True) if with_gradients else losses
+    out = compute(hidden)[1]
+    expected = (guesses == token) & np.asarray(weights != 0)
+    assert expected.any()
+    np.testing.assert_array_equal(out.is_watched, expected)
+    plain = chunked_cross_entropy(hidden, head, targets, weights, head_bias=bias, chunk=8)
+    assert not plain.is_watched.any()
+
+
 def test_bfloat16_rows_have_float32_losses():
     hidden, head, bias, targets, weights = rows(jnp.bfloat16, share=1)
     out = chunked_cross_entropy(hidden, head, targets, weights, head_bias=bias)

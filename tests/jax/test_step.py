@@ -16,6 +16,7 @@ from flax import nnx
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch, BatchSource
+from jaxllada.common.data.rows import RaggedRows, Row
 from jaxllada.common.run.metrics import BINS
 from jaxllada.diffusion.loss import loss_weights, masked_diffusion_loss
 from jaxllada.models.mask_predictor import MaskPredictor
@@ -124,6 +125,35 @@ def test_counts_are_sums_over_masked_tokens_by_mask_rate():
     np.testing.assert_allclose(counts.nll, nll, rtol=1e-5)
     np.testing.assert_array_equal(counts.correct, correct)
     np.testing.assert_array_equal(counts.masked, masked)
+
+
+def test_counts_tell_content_first_eos_and_padding_apart():
+    """The end token is the model's own favourite here, so that it is guessed often."""
+    graphdef, params = split_model()
+    rows = RaggedRows([Row(row[: 5 + i], np.arange(5 + i) > 1) for i, row in enumerate(ROWS[:8])])
+    model = nnx.merge(graphdef, params)
+    favourite = int(np.argmax(model(np.full((1, 16), TINY.mask_token_id))[0, 0]))
+    model.config = dataclasses.replace(TINY, pad_token_id=favourite)
+    graphdef = nnx.split(model, nnx.Param)[0]
+    batch = BatchSource(
+        rows, seed=1, micro_batch=4, accumulation=2, max_length=16, pad_to_multiple=1,
+        mask_id=TINY.mask_token_id, pad_id=favourite,
+    ).batch(0)  # fmt: skip
+    compute = jax.jit(functools.partial(loss_and_gradient, graphdef=graphdef, loss_norm="sequence"))
+    _, counts, _ = compute(params, batch, None)
+    found = np.zeros((4, 3))
+    for a in range(2):
+        logits = np.asarray(model(batch.noisy[a], None), np.float64)
+        log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        for b, i in zip(*np.nonzero(batch.is_masked[a]), strict=True):
+            row, target = batch.tokens[a, b], batch.tokens[a, b, i]
+            kind = 0 if (row[i:] != favourite).any() else 1 if row[i - 1] != favourite else 2
+            guess = log_p[b, i].argmax()
+            found[:, kind] += [-log_p[b, i, target], guess == target, 1, guess == favourite]
+    assert (found[2] > 0).all()
+    assert found[3, 0] > 0
+    np.testing.assert_allclose(np.stack(counts.classes), found, rtol=1e-5)
+    np.testing.assert_allclose(found[:3].sum(axis=1), np.sum(counts[:3], axis=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("donate", [False, True])

@@ -199,6 +199,22 @@ def test_row_losses_and_hits_are_those_of_the_full_logits():
     assert torch.equal(out.is_correct, counts & (logits.argmax(dim=1) == targets))
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_watched_token_is_found_where_it_is_the_most_likely(with_gradients):
+    hidden, head, bias, targets, weights = rows()
+    guesses = get((hidden @ head.T + bias).argmax(dim=1)).astype(int)
+    token = int(np.bincount(guesses[get(weights) != 0]).argmax())
+    with torch.set_grad_enabled(with_gradients):
+        out = chunked_cross_entropy(
+            hidden, head, targets, weights, head_bias=bias, chunk=8, watched=token
+        )
+    expected = (guesses == token) & (get(weights) != 0)
+    assert expected.any()
+    np.testing.assert_array_equal(get(out.is_watched), expected)
+    plain = chunked_cross_entropy(hidden, head, targets, weights, head_bias=bias, chunk=8)
+    assert not plain.is_watched.any()
+
+
 def test_bfloat16_rows_have_float32_losses():
     hidden, head, bias, targets, weights = rows(torch.bfloat16, share=1)
     out = chunked_cross_entropy(hidden, head, targets, weights, head_bias=bias)

@@ -14,6 +14,7 @@ import torch
 from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import BatchSource
+from jaxllada.common.data.rows import RaggedRows, Row
 from jaxllada.common.errors import UserError
 from jaxllada.common.run.guard import TrainingDivergedError
 from jaxllada.common.run.metrics import BINS
@@ -71,7 +72,7 @@ def oracle(batch, norm="token"):
     network, _, state = started()
     flat = [None if x is None else torch.from_numpy(x.reshape(-1, *x.shape[2:])) for x in batch]
     tokens, noisy, is_masked, rate, maskable, visible = (
-        None if x is None else x.to(DEVICE) for x in flat
+        None if x is None else x.to(DEVICE) for x in flat[:6]
     )
     logits = network(noisy, visible)
     counted = maskable.sum(dim=1)
@@ -97,6 +98,37 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(norm, accumulation):
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, grad in expected.items():
         assert (grads[name] - grad).norm() < 1e-5 * grad.norm(), name
+
+
+def test_counts_tell_content_first_eos_and_padding_apart():
+    """The end token is the model's own favourite here, so that it is guessed often."""
+    network, objective, state = started()
+    with torch.no_grad():
+        logits = network(torch.full((1, 16), TINY.mask_id, device=DEVICE))
+    favourite = int(logits[0, 0].argmax())
+    network.config = dataclasses.replace(TINY, pad_token_id=favourite)
+    rows = RaggedRows([Row(row[: 5 + i], np.arange(5 + i) > 1) for i, row in enumerate(ROWS[:8])])
+    batch = BatchSource(
+        rows, seed=1, micro_batch=4, accumulation=2, max_length=16, pad_to_multiple=1,
+        mask_id=TINY.mask_token_id, pad_id=favourite,
+    ).batch(0)  # fmt: skip
+    _, counts, _ = loss_and_gradient(objective, state, batch, MESH, loss_norm="sequence")
+    found = np.zeros((4, 3))
+    for a in range(2):
+        with torch.no_grad():
+            logits = network(torch.from_numpy(batch.noisy[a]).to(DEVICE)).cpu().double()
+        log_p = logits.log_softmax(dim=-1).numpy()
+        for b, i in zip(*np.nonzero(batch.is_masked[a]), strict=True):
+            row, target = batch.tokens[a, b], batch.tokens[a, b, i]
+            kind = 0 if (row[i:] != favourite).any() else 1 if row[i - 1] != favourite else 2
+            guess = log_p[b, i].argmax()
+            found[:, kind] += [-log_p[b, i, target], guess == target, 1, guess == favourite]
+    assert (found[2] > 0).all()
+    assert found[3, 0] > 0
+    assert counts.classes is not None
+    np.testing.assert_allclose(torch.stack(counts.classes).cpu(), found, rtol=1e-5)
+    sums = torch.stack(counts[:3]).cpu().sum(dim=1)
+    np.testing.assert_allclose(sums, found[:3].sum(axis=1), rtol=1e-5)
 
 
 def test_bfloat16_weights_accumulate_their_gradient_in_float32():

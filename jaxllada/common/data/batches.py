@@ -86,7 +86,12 @@ class BatchSource(Cutter):
             return self.rows.length(self.row_number(first + r))
 
         return self.cut(
-            step, read, length_of, row_length=self.rows.row_length, pad_policy=self._policy
+            step,
+            read,
+            length_of,
+            row_length=self.rows.row_length,
+            pad_policy=self._policy,
+            has_answers=self.rows.pad_policy == "eos_supervised",
         )
 
 

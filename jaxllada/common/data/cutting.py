@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int8, Int32
 
 from jaxllada.common import noise
+from jaxllada.common.data.classes import token_classes
 from jaxllada.common.data.next_token import shifted
 from jaxllada.common.data.rows import PadPolicy, Row
 from jaxllada.common.errors import UserError
@@ -21,7 +22,8 @@ class Batch(NamedTuple):
     """What one optimiser step sees on this process.
 
     `maskable` marks the positions the loss counts; `visible` is False where attention must not
-    look and None where no row of the global batch needs an attention mask.
+    look and None where no row of the global batch needs an attention mask. `classes` says what
+    kind of answer token each position holds (see `classes.py`); None for running text.
     """
 
     tokens: Int32[np.ndarray, "A B L"]
@@ -30,6 +32,7 @@ class Batch(NamedTuple):
     mask_rate: Float32[np.ndarray, "A B"]
     maskable: Bool[np.ndarray, "A B L"]
     visible: Bool[np.ndarray, "A B L"] | None
+    classes: Int8[np.ndarray, "A B L"] | None = None
 
     def digest(self) -> str:
         """Hash of every value and shape: equal digests mean equal batches."""
@@ -108,11 +111,13 @@ class Cutter:
         *,
         row_length: int | None,
         pad_policy: PadPolicy,
+        has_answers: bool = False,
     ) -> Batch:
         """Reads, pads and corrupts this process's rows of step `step`.
 
         `row_of` and `length_of` take the number of a row in the global batch; only lengths are
         asked of rows that other processes hold. `row_length` set: every row is padded to it.
+        `has_answers`: the batch tells classes of tokens.
         """
         first = step * self.global_batch
         used = [length_of(r) for r in range(self.global_batch)]
@@ -151,6 +156,9 @@ class Cutter:
             stacked(rates),
             stacked(maskable),
             None if visible is None else stacked(visible),
+            stacked(np.stack([token_classes(row, self.pad_id) for row in tokens]))
+            if has_answers
+            else None,
         )
 
     def _corrupt(self, tokens: np.ndarray, maskable: np.ndarray, index: int) -> noise.Corruption:

@@ -61,6 +61,7 @@ class StreamSource(Cutter):
             lambda r: len(rows[r].tokens),
             row_length=self._row_length,
             pad_policy=self._policy,
+            has_answers=getattr(self.open_rows, "pad_policy", "ignore") == "eos_supervised",
         )
 
     def _from(self, k: int) -> Iterator[Row]:

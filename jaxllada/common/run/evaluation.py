@@ -65,7 +65,7 @@ def summarize(parts: Sequence[Any], draws: int) -> Evaluation:
     tokens = tokens[used].reshape(-1, draws).mean(axis=1)
     nll, correct, masked = (
         np.sum([np.asarray(array, np.float64) for array in arrays], axis=0)
-        for arrays in zip(*(part.counts for part in parts), strict=True)
+        for arrays in zip(*(part.counts[:3] for part in parts), strict=True)
     )
     bound = nats.sum() / tokens.sum()
     rows = len(nats)

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxllada.common.data.classes import NAMES
 from jaxllada.common.run.evaluation import shares
 
 BINS = 10
 """Bins of the mask rate: bin b counts masked tokens of rows with a rate in [b/10, (b+1)/10)."""
 StepMetrics = Any
-"""A backend's `StepMetrics`: loss, grad_norm, counts (nll, correct, masked), maskable, skipped,
-skipped_total."""
+"""A backend's `StepMetrics`: loss, grad_norm, counts (nll, correct, masked, and classes: nll,
+correct, masked, ended; or None), maskable, skipped, skipped_total."""
+_ARRAYS = ("nll", "correct", "masked", "class_nll", "class_correct", "class_masked", "class_ended")
 
 
 class Window:
@@ -36,6 +38,9 @@ class Window:
         self.loss = self.grad_norm = self.tokens = 0.0
         self.skipped_total = 0
         self.nll, self.correct, self.masked = (np.zeros(BINS) for _ in range(3))
+        self.class_nll, self.class_correct, self.class_masked, self.class_ended = (
+            np.zeros(len(NAMES)) for _ in range(4)
+        )
 
     def add(self, metrics: StepMetrics) -> None:
         """Takes the metrics of one step, still on the device."""
@@ -54,13 +59,20 @@ class Window:
                 self.nll += step.counts.nll
                 self.correct += step.counts.correct
                 self.masked += step.counts.masked
+                if (classes := step.counts.classes) is not None:
+                    self.class_nll += classes.nll
+                    self.class_correct += classes.correct
+                    self.class_masked += classes.masked
+                    self.class_ended += classes.ended
         self._pending = []
 
     def close(self) -> dict[str, Any]:
         """Returns the line of the log (means over the finite steps) and starts anew.
 
         `loss` is the normalised objective; `masked_nll`, `accuracy` and `nll_by_rate` are plain
-        means over masked tokens, without the weight 1/t.
+        means over masked tokens, without the weight 1/t. Of answers each class of token has its
+        own `CLASS_nll` and `CLASS_accuracy` (None where none was masked), and `content_as_eos` is
+        the share of masked content in whose place the model would put EOS.
         """
         self.settle()
         masked = max(1.0, float(self.masked.sum()))
@@ -73,13 +85,19 @@ class Window:
             "nll_by_rate": list(shares(self.nll, self.masked)),
             "skipped_steps": self.skipped_total,
         }
+        if self.class_masked.any():
+            means = shares(self.class_nll, self.class_masked)
+            hits = shares(self.class_correct, self.class_masked)
+            for name, nll, accuracy in zip(NAMES, means, hits, strict=True):
+                line |= {f"{name}_nll": nll, f"{name}_accuracy": accuracy}
+            line["content_as_eos"] = shares(self.class_ended, self.class_masked)[0]
         self._start()
         return line
 
     def state(self) -> dict[str, Any]:
         """The sums as JSON."""
         self.settle()
-        arrays = {key: getattr(self, key).tolist() for key in ("nll", "correct", "masked")}
+        arrays = {key: getattr(self, key).tolist() for key in _ARRAYS}
         names = ("steps", "finite", "loss", "grad_norm", "tokens", "skipped_total")
         return {**arrays, **{key: getattr(self, key) for key in names}}
 
