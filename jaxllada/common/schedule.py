@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from bisect import bisect_right
+from typing import Any
 
 from jaxllada.common.errors import UserError
 
@@ -103,8 +104,29 @@ class Schedule:
         return self.peak + share * (self.floor - self.peak)
 
 
+_NAMED = {
+    # LLaDA, arXiv:2502.09992v3, section 2.3: 50 iterations, constant, the last 10 % to a tenth.
+    "llada-sft": {"lr_scheduler_type": "wsd", "lr_decay_ratio": 0.1, "min_lr_ratio": 0.1},
+    "dllm": {"lr_scheduler_type": "cosine"},
+}
+_LLADA_WARMUP = 50
+
+
+def plain_schedule(config, total_steps: int):
+    """Returns the settings with a named schedule spelt out."""
+    name = config.lr_scheduler_type
+    if name not in _NAMED:
+        return config
+    changes: dict[str, Any] = dict(_NAMED[name])
+    if not (config.warmup_steps or config.warmup_ratio):
+        tenth = math.ceil(0.1 * total_steps)
+        changes["warmup_steps"] = min(_LLADA_WARMUP, tenth) if name == "llada-sft" else tenth
+    return dataclasses.replace(config, **changes)
+
+
 def learning_rate_schedule(config, *, total_steps: int, tokens_per_step: int) -> Schedule:
     """Builds the schedule a `TrainConfig` asks for."""
+    config = plain_schedule(config, total_steps)
     return Schedule(
         kind=config.lr_scheduler_type,
         peak=config.learning_rate,

@@ -162,6 +162,33 @@ def test_answers_are_padded_with_supervised_eos_to_the_longest_of_the_global_bat
             assert not batch.is_masked[r // 2, r % 2][: 1 + n % 3].any()
 
 
+def test_rounding_the_width_up_leaves_the_loss_as_it_is():
+    """Equation 5 of the paper pads to the longest row, wherever the arrays end."""
+    exact = BatchSource(answers(), micro_batch=4, pad_to_multiple=1, **FIXED).batch(1)
+    wide = BatchSource(answers(), micro_batch=4, pad_to_multiple=8, **FIXED).batch(1)
+    length = exact.tokens.shape[2]
+    assert length < wide.tokens.shape[2]
+    assert exact.visible is None
+    np.testing.assert_array_equal(wide.visible[0].sum(-1), [length] * 4)
+    for a, b in zip(exact[:3], wide[:3], strict=True):
+        np.testing.assert_array_equal(a, b[..., :length])
+    np.testing.assert_array_equal(wide.maskable.sum(-1), exact.maskable.sum(-1))
+
+
+@pytest.mark.parametrize("cap", [1, 3, 100])
+def test_capped_padding_trains_on_so_many_eos_behind_each_answer(cap):
+    rows, policy = answers(), f"eos_capped:{cap}"
+    settings = dict(micro_batch=4, shuffle=False, pad_to_multiple=8, **FIXED)
+    batch = BatchSource(rows, pad_policy=policy, **settings).batch(0)
+    ends = np.minimum(np.array([3, 4, 5, 6]) + cap, 6)
+    seen = np.arange(8) < ends[:, None]
+    np.testing.assert_array_equal(batch.visible[0], seen)
+    prompts = np.array([1, 2, 3, 1])
+    np.testing.assert_array_equal(batch.maskable[0], seen & (np.arange(8) >= prompts[:, None]))
+    assert not (batch.is_masked & ~batch.maskable).any()
+    assert batch.classes is not None
+
+
 def test_ignored_padding_is_neither_counted_nor_visible():
     rows = answers()
     settings = dict(micro_batch=4, pad_to_multiple=8, pad_policy="ignore", **FIXED)
@@ -286,8 +313,10 @@ def test_evaluation_padding_is_left_out_by_default_and_counted_on_request():
     plain = next(evaluation_batches(answers(), **settings))
     np.testing.assert_array_equal(plain.visible[0].sum(-1), np.arange(3, 14))
     padded = next(evaluation_batches(answers(), pad_policy="eos_supervised", **settings))
-    assert padded.visible is None
-    assert padded.maskable[0, :, -1].all()
+    assert (padded.visible[0].sum(-1) == 13).all()  # the longest row of the batch
+    assert padded.maskable[0, :, 12].all()
+    capped = next(evaluation_batches(answers(), pad_policy="eos_capped:2", **settings))
+    np.testing.assert_array_equal(capped.visible[0].sum(-1), np.minimum(np.arange(5, 16), 13))
 
 
 class Slow:
@@ -337,6 +366,8 @@ def test_reading_ahead_stops_at_its_end_and_when_closed():
         (PACKED, {"mask_id": 5}, "mask id 5"),
         (PACKED, {"time_sampling": "sobol"}, "time_sampling=sobol"),
         (answers(), {"random_length_ratio": 0.01}, "random_length_ratio=0.01"),
+        (answers(), {"pad_policy": "eos_capped:0"}, "pad_policy=eos_capped:0"),
+        (answers(), {"pad_policy": "ingore"}, "did you mean 'ignore'"),
     ],
 )
 def test_bad_settings_are_named(rows, change, message):

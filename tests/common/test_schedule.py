@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxllada.common.config.sft import SftConfig
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.schedule import Schedule, learning_rate_schedule, parse_segments, segment_rate
@@ -97,3 +98,37 @@ def test_the_config_fixes_every_part_of_the_schedule():
 def test_a_decay_longer_than_the_run_is_refused():
     with pytest.raises(UserError, match="do not fit into 100"):
         Schedule(kind="wsd", peak=1.0, total_steps=100, warmup_steps=60, decay_steps=50)
+
+
+def test_the_published_fine_tuning_schedule_by_name():
+    """0 to the peak in 50 iterations, constant, the last 10 % to a tenth (2502.09992v3, 2.3)."""
+    rate = learning_rate_schedule(
+        SftConfig(learning_rate=2.5e-5), total_steps=10_000, tokens_per_step=1
+    )
+    for step, expected in [(0, 0.0), (25, 1.25e-5), (50, 2.5e-5), (9000, 2.5e-5),
+                           (9500, 1.375e-5), (10_000, 2.5e-6)]:  # fmt: skip
+        assert rate(step) == pytest.approx(expected, rel=1e-9)
+
+
+def test_named_schedules_are_the_plain_ones_spelt_out():
+    def rates(total, **settings):
+        rate = learning_rate_schedule(
+            TrainConfig(learning_rate=1.0, **settings), total_steps=total, tokens_per_step=1
+        )
+        return [rate(step) for step in range(total + 1)]
+
+    dllm = rates(200, lr_scheduler_type="dllm")
+    assert dllm == rates(200, lr_scheduler_type="cosine", warmup_ratio=0.1)
+    short = rates(100, lr_scheduler_type="llada-sft")  # 50 of 100 steps would be half the run
+    assert short == rates(
+        100, lr_scheduler_type="wsd", warmup_steps=10, lr_decay_ratio=0.1, min_lr_ratio=0.1
+    )
+    own = rates(100, lr_scheduler_type="llada-sft", warmup_steps=3)
+    assert own != short
+    assert own[3] == 1.0
+
+
+@pytest.mark.parametrize("key", ["lr_decay_ratio", "min_lr_ratio"])
+def test_a_named_schedule_takes_no_other_decay(key):
+    with pytest.raises(UserError, match=f"{key}=0.5: expected left out beside lr_scheduler_type"):
+        TrainConfig(lr_scheduler_type="llada-sft", **{key: 0.5})

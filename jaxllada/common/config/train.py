@@ -6,19 +6,23 @@ is a share of the whole run). An empty string means "not set".
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from jaxllada.common.data.formats import Kind
+from jaxllada.common.data.padding import trained_padding
 from jaxllada.common.errors import UserError
 from jaxllada.common.tracking import parse_report_to
 
+Schedule = Literal["constant", "linear", "cosine", "wsd", "segments", "llada-sft", "dllm"]
 _AT_LEAST_ONE = (
     *("num_proc", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size"),
     *("gradient_accumulation_steps", "logging_steps", "eval_mc", "r", "mesh_fsdp", "mesh_tensor"),
-    "max_skipped_steps",
+    *("max_skipped_steps", "pad_to_multiple"),
 )
 _NOT_NEGATIVE = (
     *("seed", "learning_rate", "warmup_steps", "adam_epsilon", "weight_decay", "max_grad_norm"),
     *("eval_max_rows", "save_steps", "save_total_limit", "sample_length", "max_rollbacks"),
+    "sample_steps",
     "repeat_data",
 )
 _SHARES = (
@@ -29,6 +33,9 @@ _SHARES = (
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run; `__post_init__` refuses what could not work, with the key and its value."""
+
+    kind: ClassVar[Kind] = "auto"
+    """What rows a verb takes: running text or answers, or either."""
 
     model_name_or_path: str = "llada-100m"
     """Preset name, config.json or folder without weights (start from scratch), or a folder with
@@ -48,6 +55,15 @@ class TrainConfig:
     """Drop the last, short piece of the packed text instead of training on it."""
     max_length: int = 1024
     """Tokens per row."""
+    truncation: Literal["right", "filter"] = "right"
+    """Prompt/answer rows longer than max_length: keep the first tokens, or filter them out."""
+    mask_prompt_loss: bool = True
+    """Prompt/answer rows: count only answers in the loss."""
+    dialogue_turns: Literal["random", "last"] = "random"
+    """Train on one answer of a dialogue drawn at each visit (LLaDA, B.1), or on the last."""
+    on_bad_row: Literal["skip", "error"] = "skip"
+    """Rows without an answer or text, broken lines and the like: leave them out and say which, or
+    stop at the first."""
     load_preprocessed_data: bool = False
     """dataset_args names folders written by `save_to_disk`."""
     insert_eos: bool = True
@@ -63,6 +79,14 @@ class TrainConfig:
     loss_norm: Literal["token", "sequence", "batch"] = "token"
     """Divide the loss by all counted tokens, by the tokens of each row and the rows, or by the
     rows alone; always over the global batch."""
+    pad_policy: str = ""
+    """EOS behind prompt/answer rows: eos_supervised trains on all up to the longest row of the
+    batch (empty: this, as LLaDA does), eos_capped:N on N of each row, ignore on none."""
+    pad_to_multiple: int = 64
+    """Prompt/answer rows: batches are rounded up to this width, so that few shapes are compiled;
+    what is added is not trained on."""
+    group_by_length: bool = False
+    """Prompt/answer rows: put rows of similar length into one batch, so that less is padding."""
     time_sampling: Literal["iid", "antithetic", "stratified"] = "iid"
     """How mask rates spread over a batch; the distribution of each row is uniform in all three."""
     time_epsilon: float = 1e-3
@@ -79,8 +103,10 @@ class TrainConfig:
 
     learning_rate: float = 3e-4
     """Peak rate."""
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "wsd", "segments"] = "cosine"
-    """Shape after warm-up; wsd holds the peak and decays over the last lr_decay_ratio."""
+    lr_scheduler_type: Schedule = "cosine"
+    """Shape after warm-up; wsd holds the peak and decays over the last lr_decay_ratio. llada-sft:
+    50 steps of warm-up (a tenth of runs below 500), the peak, the last tenth down to a tenth of it.
+    dllm: a tenth of warm-up, then cosine to 0. Both take a warmup_steps or warmup_ratio instead."""
     warmup_steps: int = 0
     """Steps from 0 to the peak."""
     warmup_ratio: float = 0.0
@@ -171,7 +197,10 @@ class TrainConfig:
     """Trackers beside metrics.jsonl, a list or comma-separated: none, tensorboard, wandb, swanlab,
     mlflow, or all."""
     sample_prompts: tuple[str, ...] = ()
-    """Texts continued at every checkpoint into samples/; none: one text from nothing."""
+    """Texts continued into samples/; none: one text from nothing. Of a run on prompts and answers
+    they are questions, answered in the chat template."""
+    sample_steps: float = 0.0
+    """Interval of samples; 0: one with every checkpoint."""
     sample_length: int = 64
     """New tokens per text sample; 0: no samples."""
     resume: str = "never"
@@ -218,7 +247,7 @@ class TrainConfig:
             "no or steps beside streaming: true, which has no epochs",
         )
         self._require("eval_steps", self.eval_steps > 0 or self.eval_strategy != "steps", "above 0")
-        for key in ("eval_steps", "save_steps"):
+        for key in ("eval_steps", "save_steps", "sample_steps"):
             value = getattr(self, key)
             self._require(key, value < 1 or value == int(value), "a whole number, or a share < 1")
         self._require(
@@ -226,6 +255,14 @@ class TrainConfig:
             not (self.warmup_ratio and self.warmup_steps),
             f"left out beside warmup_steps={self.warmup_steps}",
         )
+        if self.pad_policy:
+            trained_padding(self.pad_policy)
+        self._require(
+            "group_by_length",
+            not (self.group_by_length and self.streaming),
+            "false beside streaming: true, which knows no lengths ahead",
+        )
+        self._check_named_schedule()
         uses_segments = self.lr_scheduler_type == "segments"
         self._require(
             "lr_segments",
@@ -246,6 +283,18 @@ class TrainConfig:
         )
         self.profile_window  # noqa: B018  # raises on a malformed window
         self.trackers  # noqa: B018  # raises on an unknown name
+
+    def _check_named_schedule(self) -> None:
+        """A schedule with a name has its own decay; changing it needs the plain ones."""
+        if self.lr_scheduler_type not in ("llada-sft", "dllm"):
+            return
+        for key, default in (("lr_decay_ratio", 0.1), ("min_lr_ratio", 0.0)):
+            plain = "wsd" if self.lr_scheduler_type == "llada-sft" else "cosine"
+            self._require(
+                key,
+                getattr(self, key) == default,
+                f"left out beside lr_scheduler_type: {self.lr_scheduler_type}; use {plain}",
+            )
 
     def _require(self, key: str, holds: bool, right: str) -> None:
         if not holds:

@@ -12,9 +12,11 @@ import numpy as np
 
 from jaxllada.common import noise
 from jaxllada.common.data.cutting import Batch, Cutter, check_free_of_mask, visited
+from jaxllada.common.data.grouping import grouped_order, lengths_of
 from jaxllada.common.data.next_token import shifted
+from jaxllada.common.data.padding import PadPolicy, trained_padding
 from jaxllada.common.data.prefetch import Prefetch, prefetch
-from jaxllada.common.data.rows import PadPolicy, Row, as_rows
+from jaxllada.common.data.rows import Row, as_rows
 from jaxllada.common.data.stream import StreamSource
 from jaxllada.common.errors import UserError
 
@@ -36,11 +38,13 @@ class BatchSource(Cutter):
 
     Example k of the run is row order(seed, k // n)[k % n] of n rows, so a batch may hold the end
     of one epoch and the start of the next, and no row is left out or seen twice in an epoch.
-    `rows` is anything `as_rows` accepts.
+    `rows` is anything `as_rows` accepts. With `group_by_length` the order is that of
+    `grouping.py`: still every row once, but rows of similar length in one batch.
     """
 
     rows: Any = dataclasses.field(kw_only=False)
     shuffle: bool = True
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,15 +56,9 @@ class BatchSource(Cutter):
                 f"max_length={self.max_length}: the prepared rows have {self.rows.row_length} "
                 "tokens; prepare the data again with this length"
             )
-        if self.random_length_ratio and self._policy == "eos_supervised":
-            raise UserError(
-                f"random_length_ratio={self.random_length_ratio}: is for running text; set it to "
-                "0 for prompt/answer rows"
-            )
-
-    @property
-    def _policy(self) -> PadPolicy:
-        return self.pad_policy or self.rows.pad_policy
+        self._policy = self.policy_for(self.rows.pad_policy)
+        self._grouped: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+        self._lengths = lengths_of(self.rows) if self.group_by_length else None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -70,7 +68,17 @@ class BatchSource(Cutter):
     def row_number(self, k: int) -> int:
         """Returns which row example k of the run is."""
         epoch, place = divmod(k, len(self.rows))
-        return int(_order(self.seed, epoch, len(self.rows))[place]) if self.shuffle else place
+        if not self.shuffle:
+            return place
+        return int(self._order(epoch)[place])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._lengths is None:
+            return _order(self.seed, epoch, len(self.rows))
+        if epoch != self._grouped[0]:
+            order = grouped_order(self.seed, epoch, self._lengths, self.global_batch)
+            self._grouped = (epoch, order)
+        return self._grouped[1]
 
     def batch(self, step: int) -> Batch:
         """Builds the batch of optimiser step `step`, counted from 0."""
@@ -144,7 +152,7 @@ def evaluation_batches(
         raise UserError("the evaluation data has no rows")
     total = min(max_rows, len(rows)) if max_rows else len(rows)
     chosen = np.arange(total) * len(rows) // total
-    whole = batch_size * shard_count
+    whole, padding = batch_size * shard_count, trained_padding(pad_policy)
     for first in range(0, total * mc, whole):
         numbers = range(first, min(first + whole, total * mc))
         # The longest row of the global batch decides the width on every process.
@@ -164,8 +172,9 @@ def evaluation_batches(
             row = row.turn(-1) if row.turns else row
             n = len(row.tokens)
             tokens[i, :n], maskable[i, :n] = row.tokens, row.maskable
-            maskable[i, n:] = pad_policy == "eos_supervised"
-            visible[i, n:] = pad_policy == "eos_supervised"
+            end = max(lengths) if padding is None else min(n + padding, max(lengths))
+            maskable[i, n:end] = True
+            visible[i, end:] = False
             if mask_id is None:
                 noisy[i], is_masked[i], _, _ = shifted(tokens[i], maskable[i], start_id)
                 continue
@@ -181,7 +190,8 @@ def evaluation_batches(
                 phase=noise.EVAL,
             )
         check_free_of_mask(tokens, mask_id)
-        padded = pad_policy == "ignore" and min(lengths) < width
+        ends = [n if padding == 0 else max(lengths) for n in lengths]
+        padded = padding not in (0, None) or min(ends) < width
         yield Batch(
             tokens[None],
             noisy[None],

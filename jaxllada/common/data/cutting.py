@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float32, Int8, Int32
 from jaxllada.common import noise
 from jaxllada.common.data.classes import token_classes
 from jaxllada.common.data.next_token import shifted
-from jaxllada.common.data.rows import PadPolicy, Row
+from jaxllada.common.data.padding import PadPolicy, trained_padding
+from jaxllada.common.data.rows import Row
 from jaxllada.common.errors import UserError
 
 
@@ -56,9 +57,10 @@ class Cutter:
     n * global_batch + r, from which all noise is drawn.
 
     Rows of different lengths are padded with `pad_id` to the longest of the global batch (the
-    mini-batch of LLaDA, arXiv:2502.09992v3, section 2.3), rounded up to `pad_to_multiple` so that
-    few shapes are compiled; the added positions are treated as `pad_policy` says like the others:
-    trained on and visible (`eos_supervised`, the paper), or neither (`ignore`).
+    mini-batch of LLaDA, arXiv:2502.09992v3, section 2.3); `pad_policy` says how much of that is
+    trained on and visible (see `padding.py`). The width of the arrays is rounded up to
+    `pad_to_multiple`, so that few shapes are compiled; what lies behind the longest row is neither
+    counted nor visible.
 
     `mask_id` is None for autoregressive models; their rows begin behind `start_id`.
     """
@@ -87,6 +89,7 @@ class Cutter:
             raise UserError(f"shard_index={self.shard_index}: must be below {self.shard_count}")
         if self.pad_id == self.mask_id:
             raise UserError(f"pad_id={self.pad_id}: must differ from the mask id")
+        trained_padding(self.pad_policy or "ignore")
         # Draw once now, so that a bad setting is reported before the first step.
         noise.mask_rate(self.seed, 0, sampling=self.time_sampling, eps=self.eps)
         ratio, mode = self.random_length_ratio, self.random_length_mode
@@ -96,6 +99,20 @@ class Cutter:
     def global_batch(self) -> int:
         """Examples of one optimiser step over all processes."""
         return self.micro_batch * self.accumulation * self.shard_count
+
+    def policy_for(self, default: PadPolicy) -> PadPolicy:
+        """Returns the pad policy for rows that are padded with `default` by themselves.
+
+        Raises UserError for settings that are about the other kind of rows.
+        """
+        if default == "ignore":
+            return self.pad_policy or default
+        if self.random_length_ratio:
+            raise UserError(
+                f"random_length_ratio={self.random_length_ratio}: is for running text; set it to "
+                "0 for prompt/answer rows"
+            )
+        return self.pad_policy or default
 
     def own_rows(self) -> np.ndarray:
         """Numbers of this process's rows in the global batch, in the order of [A, B]."""
@@ -125,14 +142,16 @@ class Cutter:
             raise UserError(f"max_length={self.max_length}: a row has {max(used)} tokens")
         rounded = -(-max(used) // self.pad_to_multiple) * self.pad_to_multiple
         width = row_length or min(rounded, self.max_length)
-        if pad_policy == "eos_supervised":
-            ends = [width] * self.global_batch
-        else:
+        padding = trained_padding(pad_policy)
+        if padding == 0:
             ends = [self._visible_length(first + r, n, width) for r, n in enumerate(used)]
+        else:
+            longest = row_length or max(used)
+            ends = [longest if padding is None else min(n + padding, longest) for n in used]
         own = self.own_rows()
         shape = (len(own), width)
         tokens = np.full(shape, self.pad_id, np.int32)
-        maskable = np.full(shape, pad_policy == "eos_supervised")
+        maskable = np.ones(shape, bool)
         noisy, is_masked = np.empty_like(tokens), np.empty_like(maskable)
         rates = np.empty(len(own), np.float32)
         for i, r in enumerate(map(int, own)):

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllada.common.data import sft
+from jaxllada.common.data.padding import PadPolicy
 from jaxllada.common.data.pretrain import tokenised
 from jaxllada.common.data.readers import Part
-from jaxllada.common.data.rows import PackedRows, PadPolicy, Row
+from jaxllada.common.data.rows import PackedRows, Row
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
 

@@ -4,14 +4,13 @@ Shape letters: N rows, L positions, n tokens of one row.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
+from jaxllada.common.data.padding import PadPolicy
 from jaxllada.common.errors import UserError
-
-PadPolicy = Literal["eos_supervised", "ignore"]
 
 
 class Row(NamedTuple):
@@ -35,7 +34,8 @@ class Row(NamedTuple):
 
 class Rows(Protocol):
     """Random access to rows. `row_length` is set where every row is padded to the same length;
-    `pad_policy` says whether padding is trained on."""
+    `pad_policy` is how they are padded unless a run says otherwise: `ignore` for running text,
+    `eos_supervised` for prompt/answer rows."""
 
     pad_policy: PadPolicy
     row_length: int | None

@@ -14,9 +14,10 @@ import numpy as np
 from jaxllada.common.chat import check_messages
 from jaxllada.common.data.cache import ArrayWriter
 from jaxllada.common.data.formats import Format, messages_of
+from jaxllada.common.data.padding import PadPolicy
 from jaxllada.common.data.pretrain import check_ids
 from jaxllada.common.data.readers import Part
-from jaxllada.common.data.rows import PadPolicy, Row
+from jaxllada.common.data.rows import Row
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
 

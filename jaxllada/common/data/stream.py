@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 from jaxllada.common import noise
 from jaxllada.common.data.cutting import Batch, Cutter, visited
-from jaxllada.common.data.rows import PadPolicy, Row
+from jaxllada.common.data.padding import PadPolicy
+from jaxllada.common.data.rows import Row
 from jaxllada.common.errors import UserError
 
 OpenRows = Callable[[int], Iterator[Row]]
@@ -34,13 +35,8 @@ class StreamSource(Cutter):
         if self.shuffle_block < 1:
             raise UserError(f"shuffle_block={self.shuffle_block}: must be at least 1")
         self._row_length: int | None = getattr(self.open_rows, "row_length", None)
-        default: PadPolicy = getattr(self.open_rows, "pad_policy", "ignore")
-        self._policy: PadPolicy = self.pad_policy or default
-        if self.random_length_ratio and self._policy == "eos_supervised":
-            raise UserError(
-                f"random_length_ratio={self.random_length_ratio}: is for running text; set it to "
-                "0 for prompt/answer rows"
-            )
+        self._default: PadPolicy = getattr(self.open_rows, "pad_policy", "ignore")
+        self._policy = self.policy_for(self._default)
         self._position: int | None = None
         self._examples: Iterator[Row] = iter(())
 
@@ -61,7 +57,7 @@ class StreamSource(Cutter):
             lambda r: len(rows[r].tokens),
             row_length=self._row_length,
             pad_policy=self._policy,
-            has_answers=getattr(self.open_rows, "pad_policy", "ignore") == "eos_supervised",
+            has_answers=self._default == "eos_supervised",
         )
 
     def _from(self, k: int) -> Iterator[Row]:

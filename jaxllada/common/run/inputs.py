@@ -60,13 +60,33 @@ def train_source(
         "time_sampling": config.time_sampling,
         "random_length_ratio": config.random_length_ratio,
         "random_length_mode": config.random_length_mode,
+        "pad_policy": config.pad_policy or None,
+        "pad_to_multiple": config.pad_to_multiple,
     }
+    if has_answers(rows):
+        # The default is for running text; a value of one's own is refused by name.
+        default = TrainConfig.random_length_ratio
+        if config.random_length_ratio == default:
+            settings["random_length_ratio"] = 0.0
+    else:
+        for key in ("pad_policy", "group_by_length"):
+            if getattr(config, key):
+                raise UserError(
+                    f"{key}={getattr(config, key)}: is for prompt/answer rows, and "
+                    "dataset_args gives running text"
+                )
     if config.streaming:
         return StreamSource(rows, **settings)
     if config.repeat_data:
         whole = settings["micro_batch"] * settings["accumulation"] * settings["shard_count"]
         rows = repeated(as_rows(rows), config, config.max_steps * whole)
-    return BatchSource(rows, **settings)
+    return BatchSource(rows, group_by_length=config.group_by_length, **settings)
+
+
+def has_answers(rows: Any) -> bool:
+    """Whether rows (or a stream of them) are prompts with answers, not running text."""
+    rows = rows if callable(rows) else as_rows(rows)
+    return getattr(rows, "pad_policy", "ignore") == "eos_supervised"
 
 
 def repeated(rows: Rows, config: TrainConfig, examples: int) -> SomeRows:

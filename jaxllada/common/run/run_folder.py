@@ -26,6 +26,8 @@ FIXED = (
     *("seed", "dataset_args", "text_field", "streaming", "drop_tail", "max_length", "repeat_data"),
     *("load_preprocessed_data", "insert_eos", "random_length_ratio", "random_length_mode"),
     *("loss_norm", "time_sampling", "time_epsilon", "param_dtype", "ema_decay"),
+    *("truncation", "mask_prompt_loss", "dialogue_turns", "on_bad_row"),
+    *("pad_policy", "group_by_length"),
 )
 _OWN = (
     *("config.yaml", "config.json", "metrics.jsonl", "loss.png", "summary.txt"),
@@ -129,10 +131,12 @@ def identity(
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises UserError naming the first setting that differs, its old and its new value.
 
-    How the global batch is cut, the mesh, the rate and the intervals may change.
+    How the global batch is cut, the mesh, the rate and the intervals may change. A setting that
+    the checkpoint's version did not have yet was at its default.
     """
+    defaults = {key: getattr(TrainConfig, key) for key in FIXED}
     for key in new:
-        before, now = old.get(key), new[key]
+        before, now = old.get(key, defaults.get(key)), new[key]
         if key == "model" and before and before != now:
             fields = sorted(before.keys() | now.keys())
             field = next(name for name in fields if before.get(name) != now.get(name))
