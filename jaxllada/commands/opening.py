@@ -1,16 +1,14 @@
 """Opens the model that a verb names with the JAX engine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jaxllada.apps.answering import Options
-
-if TYPE_CHECKING:
-    from jaxllada.engine import JaxEngine
+from jaxllada.common.engine import Engine
 
 
-def open_engine(options: Options, folder: Path) -> "JaxEngine":
+def open_engine(options: Options, folder: Path) -> Engine:
     """Reads the weights of a model folder or a run, in the type the options ask for."""
-    from jaxllada.engine import JaxEngine
+    from jaxllada.causal_engine import engine_of
+    from jaxllada.convert import load
 
-    return JaxEngine.from_folder(folder, options.dtype, average=options.average)
+    return engine_of(load(folder, options.dtype, average=options.average))

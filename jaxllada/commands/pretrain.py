@@ -96,6 +96,7 @@ def _text_sampler(
     import numpy as np
     from flax import nnx
 
+    from jaxllada.causal_engine import engine_of
     from jaxllada.common.config.sampling import SamplingConfig
     from jaxllada.sampling.generate import sample
 
@@ -114,8 +115,12 @@ def _text_sampler(
         model = nnx.merge(graphdef, params)
         texts = []
         for ids in prompts:
-            tokens = sample(model, np.array([ids], np.int32), options, key=jax.random.key(0))
-            texts.append(tokenizer.decode(np.asarray(tokens)[0]))
+            if model.config.is_causal:
+                tokens = [*ids, *engine_of(model).generate([ids], options)[0].tokens]
+            else:
+                key = jax.random.key(0)
+                tokens = np.asarray(sample(model, np.array([ids], np.int32), options, key=key))[0]
+            texts.append(tokenizer.decode(tokens))
         return "\n\n----\n\n".join(texts) + "\n"
 
     return page

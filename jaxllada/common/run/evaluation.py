@@ -38,6 +38,8 @@ class Evaluation:
     draws: int
     bytes: int | None = None
     """Bytes of the text that was measured, where somebody has counted them."""
+    is_exact: bool = False
+    """Whether `bound` is the negative log-likelihood itself, that of an autoregressive model."""
 
     @property
     def bound_per_byte(self) -> float | None:
@@ -147,15 +149,19 @@ def table(found: Evaluation, limits: dict[str, float]) -> str:
     """Lays an evaluation and its baselines out for a terminal."""
     names = {"uniform_bound": "uniform guess, ln V", "unigram_bound": "token frequencies"}
     per_byte = found.bound_per_byte
+    title = "validation, exact" if found.is_exact else "validation bound"
+    right = "next tokens right" if found.is_exact else "masked tokens right"
+    noise = "" if found.is_exact else f", {found.draws} noise draws per row"
     lines = [
-        f"{'validation bound':<22}{found.bound:8.4f} +- {found.standard_error:.4f} nats/token",
+        f"{title:<22}{found.bound:8.4f} +- {found.standard_error:.4f} nats/token",
         *([] if per_byte is None else [f"{'':<22}{per_byte:8.4f} nats/byte of text"]),
         *(f"{names[key]:<22}{value:8.4f}" for key, value in limits.items()),
-        f"{'masked tokens right':<22}{100 * found.accuracy:8.2f} %",
-        f"{found.rows} rows, {found.tokens} tokens, {found.draws} noise draws per row",
-        "",
-        f"{'mask rate':<12}{'nats/token':>12}{'right':>10}",
+        f"{right:<22}{100 * found.accuracy:8.2f} %",
+        f"{found.rows} rows, {found.tokens} tokens{noise}",
     ]
+    if found.is_exact:
+        return "\n".join(lines)
+    lines += ["", f"{'mask rate':<12}{'nats/token':>12}{'right':>10}"]
     for b, (nll, accuracy) in enumerate(
         zip(found.nll_by_rate, found.accuracy_by_rate, strict=True)
     ):

@@ -76,9 +76,10 @@ class RunLog:
         if found.bound_per_byte is not None:
             line["eval_bound_per_byte"] = found.bound_per_byte
         self.tracking.log(line, step)
+        what = ("validation, exact:", "next") if found.is_exact else ("validation bound", "masked")
         self.tell(
-            f"step {step}: validation bound {found.bound:.3f} +- {found.standard_error:.3f} "
-            f"nats/token, {100 * found.accuracy:.1f} % of masked tokens right"
+            f"step {step}: {what[0]} {found.bound:.3f} +- {found.standard_error:.3f} "
+            f"nats/token, {100 * found.accuracy:.1f} % of {what[1]} tokens right"
         )
 
     def rollback(self, step: int, restored: int, **facts: Any) -> None:

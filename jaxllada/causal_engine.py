@@ -1,0 +1,72 @@
+"""The engine protocol (`common/engine.py`) for the autoregressive twin, in JAX."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxllada.common.config.likelihood import LikelihoodConfig
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.engine import Engine, Generation, Update, check_prompts
+from jaxllada.common.errors import UserError
+from jaxllada.engine import JaxEngine
+from jaxllada.models.causal_lm import CausalLM
+from jaxllada.models.mask_predictor import MaskPredictor
+from jaxllada.sampling.autoregressive import generate, log_likelihood
+
+
+class CausalEngine:
+    """Answers token lists with a `CausalLM`, token by token."""
+
+    def __init__(self, model: CausalLM):
+        self.model = model
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        seed: int = 0,
+        on_update: Callable[[Update], None] | None = None,
+        *,
+        first_row: int = 0,
+    ) -> list[Generation]:
+        """See `common.engine.Engine.generate`; what is not written yet is the end token."""
+        check_prompts(prompts, config, self.config)
+        begun = time.perf_counter()
+        key = jax.random.key(seed)
+        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(
+            first_row + jnp.arange(len(prompts))
+        )
+        piece = None if on_update is None else 1
+        trace = None
+        for trace in generate(self.model, prompts, config, keys, steps_per_piece=piece):
+            if on_update is not None:
+                on_update(Update(trace.tokens, trace.num_steps, config.gen_length))
+        assert trace is not None
+        seconds = time.perf_counter() - begun
+        return [
+            Generation(trace.tokens[row].tolist(), trace[row], trace.num_steps, seconds)
+            for row in range(len(prompts))
+        ]
+
+    def log_likelihood(
+        self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig
+    ) -> float:
+        """The exact log p(answer | prompt) in nats; nothing is drawn, so only the seed is free.
+
+        Raises `UserError` under guidance, which this model was not trained for.
+        """
+        if config.cfg_scale:
+            raise UserError(f"cfg_scale={config.cfg_scale}: is for diffusion models, use 0")
+        return log_likelihood(self.model, prompt, answer)
+
+
+def engine_of(model: MaskPredictor) -> Engine:
+    """The engine that answers with this kind of model."""
+    return CausalEngine(model) if isinstance(model, CausalLM) else JaxEngine(model)
