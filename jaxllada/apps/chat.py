@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -97,17 +97,26 @@ class Chat:
 
     def _show_live(self, prompt: list[int], seed: int) -> Generation:
         with Live(console=self.console, auto_refresh=False) as live:
+            before: list[int] = []
 
             def show(update: Update) -> None:
+                nonlocal before
                 tokens = until_end(update.tokens[0].tolist(), self.tokenizer)
                 text = Text()
                 for piece in pieces(tokens, self.tokenizer, MASK):
-                    text.append(piece.text, "grey50" if piece.is_mask else None)
-                live.update(text, refresh=True)
+                    is_new = before[piece.positions[0] : piece.positions[-1] + 1] != [
+                        tokens[i] for i in piece.positions
+                    ]
+                    style = "grey50" if piece.is_mask else "bold green" if is_new else None
+                    text.append(piece.text, style)
+                before = tokens
+                progress = Text(f"step {update.step}/{update.total_steps}", "dim")
+                live.update(Group(text, progress), refresh=True)
 
             (generation,) = self.engine.generate([prompt], self.config, seed, show)
-            final = self._text(until_end(generation.tokens, self.tokenizer))
-            live.update(Text(final), refresh=True)
+            answer = until_end(generation.tokens, self.tokenizer)
+            cost = f"{len(answer)} tokens, {generation.nfe} model calls, {generation.seconds:.1f} s"
+            live.update(Group(Text(self._text(answer)), Text(cost, "dim")), refresh=True)
         return generation
 
     def _print_settled(self, prompt: list[int], seed: int) -> Generation:

@@ -55,9 +55,10 @@ class SampleOptions(Options):
 
 def run(config: SampleOptions, open_engine: OpenEngine) -> int:
     """Prints every answer; the text of special tokens is left out."""
-    texts = [text for text in _prompts(config) for _ in range(config.num_samples)]
+    given = read_prompts(config.prompts_file) if config.prompts_file else [config.prompt]
+    texts = [text for text in given for _ in range(config.num_samples)]
     engine, tokenizer = open_model(config, open_engine)
-    prompts = [_encode(text, tokenizer, config.chat) for text in texts]
+    prompts = [encode(text, tokenizer, config.chat) for text in texts]
     room = engine.config.max_sequence_length - max(map(len, prompts))
     sampling = config.sampling(room, tokenizer.eot_id)
     check_prompts(prompts, sampling, engine.config)
@@ -118,22 +119,22 @@ def _show(config: SampleOptions, trace: Trace) -> None:
         play(trace)
 
 
-def _prompts(config: SampleOptions) -> list[str]:
-    if not config.prompts_file:
-        return [config.prompt]
+def read_prompts(name: str) -> list[str]:
+    """Reads one prompt per line; raises `UserError` for a file without any."""
     try:
-        text = Path(config.prompts_file).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"prompts_file={config.prompts_file}: {error.strerror}") from None
+        raise UserError(f"prompts_file={name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"prompts_file={config.prompts_file} is not UTF-8 text") from None
+        raise UserError(f"prompts_file={name} is not UTF-8 text") from None
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        raise UserError(f"prompts_file={config.prompts_file} is empty")
+        raise UserError(f"prompts_file={name} is empty")
     return lines
 
 
-def _encode(text: str, tokenizer: "Tokenizer", use_chat: bool) -> list[int]:
+def encode(text: str, tokenizer: "Tokenizer", use_chat: bool) -> list[int]:
+    """Tokens of a prompt, in the chat template if asked for."""
     if use_chat:
         return tokenizer.chat([{"role": "user", "content": text}])
     # An empty prompt is the start of a document, which follows the end of another.

@@ -5,7 +5,7 @@ of the verb.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from jaxllada.common.config.sampling import Compat, Remasking, SamplingConfig
 from jaxllada.common.config.sampling_presets import sampling_preset
@@ -43,6 +43,15 @@ class SamplingKeys:
     """official-2025 repeats the accidental behaviour of the released sampler."""
     stop_at_eos: bool | None = None
     """Stop after the block that holds the first end-of-sequence token; true by default."""
+
+    selection: str | None = None
+    """Which predictions of a step are kept: fixed (default), threshold:0.9, factor:1.0, ..."""
+    cache: str | None = None
+    """What is kept of earlier model calls: none (default), prefix, dual, vicinity, dllm, ..."""
+    attention: Literal["full", "block_causal"] | None = None
+    """Whether tokens see the whole canvas (default), or no later block, as a model trained so."""
+    canvas: str | None = None
+    """How the answer is laid out and how it grows; fixed, gen_length tokens, by default."""
 
     def __post_init__(self) -> None:
         if None not in (self.gen_length, self.max_length) and self.gen_length != self.max_length:

@@ -3,18 +3,23 @@
 jaxllada bench sample --model_name_or_path llada-100m --steps 128
 jaxllada bench train --batch_size 2 --length 512 --json
 jaxllada bench sample --beside "python other_implementation.py"
+jaxllada bench sample --strategies exact dual threshold:0.9 dual+threshold:0.9
+jaxllada bench growth --output growth.png
 jaxllada bench convert --size 4GB
 
 `convert` takes turns with `cp -r` of the same bytes, all timed until they are on the disk.
 
-The program named by --beside takes turns with ours in the same run: it gets one JSON argument
+A program named by --beside takes turns with ours in the same run: it gets one JSON argument
 (task, settings and a model folder with the same weights), prints one JSON line when ready, and
 answers each line it reads with one JSON line {"seconds": ..., "peak_bytes": ..., "tokens": ...}.
+With --strategies the line it reads names one of those that its first line listed:
+{"name": "it", "strategies": ["exact", "dual"]} and {"strategy": "dual"}.
 """
 
 import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from jaxllada.common.errors import UserError
@@ -23,10 +28,11 @@ from jaxllada.common.sizes import parse_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    task: Literal["train", "sample", "convert"] = field(
+    task: Literal["train", "sample", "growth", "convert"] = field(
         default="sample", metadata={"positional": True}
     )
-    """What to measure: one optimiser step, one whole generation, or conversions both ways."""
+    """What to measure: one optimiser step, one whole generation, how its time grows with length and
+    batch, or conversions both ways."""
     model_name_or_path: str = ""
     """Preset, config.json or model folder; presets get random weights. llada-100m by default, for
     converting llada-8b."""
@@ -46,6 +52,17 @@ class Config:
     """Sampling: model calls."""
     block_length: int = 32
     """Sampling: length of a block."""
+    strategies: tuple[str, ...] = ()
+    """Sampling: ways to compare, separated by spaces: exact, a cache, a selection, or both joined
+    by +; all: the published ones. Growth: exact and dual by default."""
+    lengths: tuple[int, ...] = (128, 256, 512, 1024)
+    """Growth: tokens of the answer."""
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Growth: rows."""
+    steps_per_block: int = 8
+    """Growth: model calls per block."""
+    output: str = ""
+    """Growth: picture to write (.png, .svg, .pdf)."""
     size: str = ""
     """Converting: bytes of weights, such as 4GB; the model gets so many layers. 4GB by default."""
     folder: str = ""
@@ -56,13 +73,17 @@ class Config:
     """Draws weights, prompts and noise."""
     sharpness: float = 8.0
     """Sampling: factor on a preset's random head, so that predictions differ as trained ones do."""
-    beside: str = ""
-    """Command of another implementation to take turns with."""
+    beside: tuple[str, ...] = ()
+    """Commands of other implementations to take turns with, each in quotes; several only with
+    strategies."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
     def __post_init__(self) -> None:
-        for key in ("length", "prompt_length", "gen_length", "steps", "block_length", "rounds"):
+        for key in (
+            "length", "prompt_length", "gen_length", "steps", "block_length", "rounds",
+            "steps_per_block",
+        ):  # fmt: skip
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: expected 1 or more")
         if self.batch_size < 0:
@@ -71,7 +92,20 @@ class Config:
             if getattr(self, key) and self.task != "convert":
                 raise UserError(f"{key}={getattr(self, key)}: is only for bench convert")
         if self.beside and self.task == "convert":
-            raise UserError(f"beside={self.beside}: convert takes turns with cp")
+            raise UserError(f"beside={self.beside[0]}: convert takes turns with cp")
+        if self.beside and self.task == "growth":
+            raise UserError(f"beside={self.beside[0]}: growth measures our code alone")
+        if len(self.beside) > 1 and not self.strategies:
+            raise UserError(f"beside names {len(self.beside)} programs: that needs strategies")
+        if self.strategies and self.task not in ("sample", "growth"):
+            raise UserError(f"strategies={self.strategies[0]}: is only for bench sample and growth")
+        if self.output and self.task != "growth":
+            raise UserError(f"output={self.output}: is only for bench growth")
+        if self.output and not Path(self.output).absolute().parent.is_dir():
+            raise UserError(f"output={self.output}: its folder does not exist")
+        for key in ("lengths", "batches"):
+            if not getattr(self, key) or min(getattr(self, key)) < 1:
+                raise UserError(f"{key}: expected whole numbers of 1 or more")
         if self.size:
             parse_bytes(self.size, "size")
 
@@ -84,6 +118,19 @@ def run(config: Config) -> int:
         from jaxllada.commands.bench_convert import bench_convert
 
         report = bench_convert(replace(config, size=config.size or "4GB"))
+    elif config.task == "growth":
+        from jaxllada.commands.bench_growth import bench_growth, growth_table
+
+        report = bench_growth(config)
+        print(json.dumps(report) if config.json else growth_table(report))
+        return 0
+    elif config.strategies:
+        from jaxllada.commands import bench_strategies as strategies
+
+        report = strategies.bench_strategies(config)
+        shown = strategies.report_json if config.json else strategies.strategies_table
+        print(shown(report))
+        return 0
     else:
         report = _bench_model(config)
     print(json.dumps(report) if config.json else _table(report))
@@ -109,7 +156,7 @@ def _bench_model(config: Config) -> dict[str, Any]:
         if config.beside:
             case.save(folder)
             task = asdict(config) | case.task | {"folder": folder}
-            worker = contestants["beside"] = Worker(config.beside, task)
+            worker = contestants["beside"] = Worker(config.beside[0], task)
         forget_peak_memory()
         # One round that is not timed reaches every contestant's steady state.
         times = take_turns(contestants, rounds=config.rounds)
@@ -135,7 +182,7 @@ def _bench_model(config: Config) -> dict[str, Any]:
     if worker is not None:
         other = times["beside"]
         report |= {
-            "beside": config.beside,
+            "beside": config.beside[0],
             "beside_seconds_median": other.median,
             "beside_seconds_best": other.best,
             "times_faster": speed_ratio(ours, other),

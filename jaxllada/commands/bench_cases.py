@@ -46,7 +46,7 @@ class Case:
 def build_train(config: Any) -> Case:
     """One optimiser step (forward, backward, clip, AdamW) on the same batch each time."""
     compute = ComputeConfig(dtype=config.dtype, remat=config.remat)
-    model = _model(config, compute, sharpness=1.0)
+    model = random_model(config, compute, sharpness=1.0)
     rows = config.batch_size or 2
     tokens = np.random.default_rng(config.seed).integers(
         0, model.config.mask_id, (rows, config.length), dtype=np.int32
@@ -108,11 +108,9 @@ def build_sample(config: Any) -> Case:
         steps=config.steps, gen_length=config.gen_length, block_length=config.block_length
     )
     compute = ComputeConfig(dtype=config.dtype, param_dtype=config.dtype)
-    model = _model(config, compute, sharpness=config.sharpness)
-    rows = config.batch_size or 1
-    prompt = np.random.default_rng(config.seed).integers(
-        0, min(model.config.vocab_size, model.config.mask_id), (rows, config.prompt_length)
-    )
+    model = random_model(config, compute, sharpness=config.sharpness)
+    prompt = random_prompt(config, model)
+    rows = len(prompt)
     begun = time.perf_counter()
     jax.block_until_ready(sample(model, prompt, settings))
     first = time.perf_counter() - begun
@@ -149,6 +147,13 @@ def build_sample(config: Any) -> Case:
     )
 
 
+def random_prompt(config: Any, model: MaskPredictor) -> np.ndarray:
+    """Random token ids [B, P] without masks."""
+    shape = (config.batch_size or 1, config.prompt_length)
+    highest = min(model.config.vocab_size, model.config.mask_id)
+    return np.random.default_rng(config.seed).integers(0, highest, shape)
+
+
 def gemm_flops(dtype: str, *, size: int = 2048, calls: int = 5) -> float:
     """Measures this machine's matrix product of `size` squared, in FLOPs per second."""
     size = size if jax.default_backend() == "cpu" else 4 * size
@@ -163,7 +168,11 @@ def gemm_flops(dtype: str, *, size: int = 2048, calls: int = 5) -> float:
     return 2 * size**3 / best
 
 
-def _model(config: Any, compute: ComputeConfig, *, sharpness: float) -> MaskPredictor:
+def random_model(config: Any, compute: ComputeConfig, *, sharpness: float) -> MaskPredictor:
+    """The model of the bench: a folder's, or random weights of a preset's shape.
+
+    `sharpness` multiplies a preset's head.
+    """
     name = config.model_name_or_path
     if name not in PRESETS and "/" in name:
         return load(name, compute=compute)

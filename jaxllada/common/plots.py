@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxllada.common.curves import Curve, Curves, read_curves, smooth
 
-_COLORS = ("#2f6db3", "#d1603d", "#3c8d5a", "#8a5fb0", "#b58a1b", "#4aa3a8", "#a8456b", "#666666")
+COLORS = ("#2f6db3", "#d1603d", "#3c8d5a", "#8a5fb0", "#b58a1b", "#4aa3a8", "#a8456b", "#666666")
 _INK, _FAINT = "#30343b", "#9aa0a8"
 STYLE: dict[Any, Any] = {
     "font.size": 9.5, "axes.titlesize": 10, "axes.titlelocation": "left",
@@ -68,7 +68,7 @@ def _draw_loss(axes: Any, runs: Sequence[Curves]) -> None:
     for color, run in zip(_cycle(), runs, strict=False):
         label = "train" if only else run.name
         _line(axes, run.loss, color, label=label, show_raw=True)
-        bound_color = _COLORS[1] if only else color
+        bound_color = COLORS[1] if only else color
         if len(run.bound):
             errors = run.bound_error.values if len(run.bound_error) == len(run.bound) else None
             axes.errorbar(
@@ -183,15 +183,15 @@ def _mark_events(axes: Any, run: Curves) -> None:
     """Marks rollbacks and steps whose loss was not finite."""
     for step, word in run.events:
         if "rollback" in word:
-            axes.axvline(step, color=_COLORS[6], linewidth=1.0, alpha=0.8, zorder=1)
+            axes.axvline(step, color=COLORS[6], linewidth=1.0, alpha=0.8, zorder=1)
             axes.annotate(
                 word, (step, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
-                textcoords="offset points", color=_COLORS[6], fontsize=8.5,
+                textcoords="offset points", color=COLORS[6], fontsize=8.5,
             )  # fmt: skip
     lost = run.loss.steps[~np.isfinite(run.loss.values)]
     if len(lost):
         axes.plot(
-            lost, np.full(len(lost), 0.985), linestyle="", marker="x", color=_COLORS[6],
+            lost, np.full(len(lost), 0.985), linestyle="", marker="x", color=COLORS[6],
             markersize=5, transform=axes.get_xaxis_transform(), label="not finite", zorder=5,
         )  # fmt: skip
 
@@ -226,7 +226,7 @@ def _count(value: float) -> str:
 
 
 def _cycle() -> tuple[str, ...]:
-    return _COLORS * 8
+    return COLORS * 8
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -89,7 +89,8 @@ class Worker:
 
     It is started with one JSON argument (the task) appended to its command, prints one JSON line
     when ready, and then answers every line it reads with one JSON line that has `seconds` and
-    whatever else it wants to tell (`peak_bytes`, `tokens`). It ends when its input does.
+    whatever else it wants to tell (`peak_bytes`, `tokens`). It ends when its input does. A line it
+    reads is a JSON object with the keyword arguments of the call.
     """
 
     def __init__(self, command: str, task: Mapping[str, Any]):
@@ -105,9 +106,9 @@ class Worker:
             raise UserError(f"beside={command!r} cannot be started: {error}") from None
         self.hello = self._answer()
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write("{}\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return self._answer()
 

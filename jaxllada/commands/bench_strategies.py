@@ -1,0 +1,187 @@
+"""`bench sample --strategies`: ways to sample side by side, and beside other programs.
+
+A strategy is `exact`, or a cache, a selection or both joined by `+`, in the words of those keys:
+`dual`, `threshold:0.9`, `dual+threshold:0.9`. The settings are those of the reference: what differs
+from `exact` is what the strategy names.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxllada.commands.bench_cases import random_model, random_prompt
+from jaxllada.common.config.cache import CACHES
+from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.errors import UserError
+from jaxllada.common.timing import Times, Worker, speed_ratio, take_turns
+from jaxllada.convert import save
+from jaxllada.sampling.generate import sample_trace
+
+EXACT = "exact"
+PUBLISHED = (
+    EXACT, "threshold:0.9", "factor:1.0", "prefix", "dual", "vicinity", "dllm",
+    "prefix+threshold:0.9", "dual+threshold:0.9",
+)  # fmt: skip
+"""What `--strategies all` stands for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    strategy: str
+    program: str
+    times: Times
+    nfe: int | None
+    equal: float
+    """Share of the answer's tokens equal to those of our exact decode."""
+
+
+def strategy_config(strategy: str, exact: SamplingConfig) -> SamplingConfig:
+    """The settings of a strategy; raises `UserError` for a word that names none."""
+    changes: dict[str, str] = {}
+    for word in [] if strategy == EXACT else strategy.split("+"):
+        key = "cache" if word.partition(":")[0] in CACHES else "selection"
+        if key in changes:
+            raise UserError(f"strategies={strategy} names two values of {key}")
+        changes[key] = word
+    try:
+        return replace(exact, **changes)
+    except UserError as error:
+        raise UserError(f"strategies={strategy}: {error}") from None
+
+
+def bench_strategies(config: Any) -> dict[str, Any]:
+    """Measures every strategy; the report's `rows` have one entry per strategy and program."""
+    names = PUBLISHED if tuple(config.strategies) == ("all",) else tuple(config.strategies)
+    exact = SamplingConfig(
+        steps=config.steps, gen_length=config.gen_length, block_length=config.block_length
+    )
+    settings = {name: strategy_config(name, exact) for name in dict.fromkeys((EXACT, *names))}
+    compute = ComputeConfig(dtype=config.dtype, param_dtype=config.dtype)
+    model = random_model(config, compute, sharpness=config.sharpness)
+    prompt = random_prompt(config, model)
+    contestants: dict[str, Callable[[], Any]] = {}
+    for name, chosen in settings.items():
+        contestants[f"jaxllada\t{name}"] = _ours(model, prompt, chosen)
+        contestants[f"jaxllada\t{name}"]()  # compiles
+    with tempfile.TemporaryDirectory() as folder:
+        if config.beside:
+            save(model, folder)
+        task = asdict(config) | {"prompt": prompt.tolist(), "batch_size": len(prompt)}
+        workers = [Worker(command, task | {"folder": folder}) for command in config.beside]
+        for number, worker in enumerate(workers, 1):
+            program = str(worker.hello.get("name", f"beside {number}"))
+            for name in worker.hello.get("strategies", [EXACT]):
+                if name in settings:
+                    contestants[f"{program}\t{name}"] = _theirs(worker, name)
+        times = take_turns(contestants, rounds=config.rounds, warmup=0)
+        for worker in workers:
+            worker.close()
+    truth = np.array(times[f"jaxllada\t{EXACT}"].result["tokens"])[:, config.prompt_length :]
+    rows = [_row(key, times[key], truth, config.prompt_length) for key in times]
+    return {
+        "task": "sample",
+        "model": config.model_name_or_path,
+        "dtype": config.dtype,
+        "batch_size": len(prompt),
+        **{key: getattr(config, key) for key in ("prompt_length", "gen_length", "steps")},
+        "block_length": config.block_length,
+        "rounds": config.rounds,
+        "rows": _entries(rows),
+    }
+
+
+def _ours(model: Any, prompt: np.ndarray, settings: SamplingConfig) -> Callable[[], Any]:
+    def call() -> dict[str, Any]:
+        begun = time.perf_counter()
+        trace = sample_trace(model, prompt, settings)
+        seconds = time.perf_counter() - begun
+        tokens = np.concatenate([trace.prompt, trace.tokens], axis=1)
+        return {"seconds": seconds, "tokens": tokens.tolist(), "nfe": trace.num_steps}
+
+    return call
+
+
+def _theirs(worker: Worker, strategy: str) -> Callable[[], Any]:
+    return lambda: worker(strategy=strategy)
+
+
+def _row(key: str, times: Times, truth: np.ndarray, start: int) -> Row:
+    program, strategy = key.split("\t")
+    result: Mapping[str, Any] = times.result
+    tokens = np.array(result["tokens"])[:, start:] if "tokens" in result else None
+    equal = float("nan") if tokens is None else float((tokens == truth).mean())
+    return Row(strategy, program, times, result.get("nfe"), equal)
+
+
+def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Adds the ratios: to our exact decode, and of our strategy to each other program's."""
+    ours = {row.strategy: row for row in rows if row.program == "jaxllada"}
+    entries = []
+    for row in rows:
+        entry = {
+            "strategy": row.strategy,
+            "program": row.program,
+            "seconds_median": row.times.median,
+            "seconds_best": row.times.best,
+            "nfe": row.nfe,
+            "equal_to_exact": row.equal,
+            "times_exact": speed_ratio(row.times, ours[EXACT].times),
+        }
+        if row.program == "jaxllada":
+            for other in rows:
+                if other.program != "jaxllada" and other.strategy in (row.strategy, EXACT):
+                    key = f"times_{other.program}_{other.strategy}"
+                    entry[key] = speed_ratio(row.times, other.times)
+        entries.append(entry)
+    return entries
+
+
+def strategies_table(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown table below one line of settings."""
+    rows = report["rows"]
+    tokens = report["gen_length"] * report["batch_size"]
+    ratios = list(dict.fromkeys(k for row in rows for k in row if k.startswith("times_")))
+    heads = ["strategy", "program", "seconds", "tokens/s", "calls", "equal"]
+    heads += [_head(key) for key in ratios]
+    lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
+    for row in rows:
+        cells = [
+            row["strategy"],
+            row["program"],
+            f"{row['seconds_median']:.2f}",
+            f"{tokens / row['seconds_median']:.0f}",
+            "" if row["nfe"] is None else str(row["nfe"]),
+            f"{row['equal_to_exact']:.0%}",
+        ]
+        lines.append(cells + [f"{row[key]:.1f}x" if key in row else "" for key in ratios])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    text = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    settings = ", ".join(
+        f"{key} {report[key]}"
+        for key in ("model", "dtype", "batch_size", "prompt_length", "gen_length", "steps",
+                    "block_length", "rounds")
+    )  # fmt: skip
+    return "\n".join([settings, "", *text])
+
+
+def _head(key: str) -> str:
+    if key == "times_exact":
+        return "ours exact = 1"
+    program, _, strategy = key.removeprefix("times_").rpartition("_")
+    return f"{program} {strategy} = 1"
+
+
+def report_json(report: Mapping[str, Any]) -> str:
+    """The report in one line; what was not measured is null."""
+    return json.dumps(report).replace("NaN", "null")
