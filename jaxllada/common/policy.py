@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from jaxllada.common.config.cache import Cache, FeatureCache, NoCache
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,22 @@ class Policy:
     zeroed_ids: tuple[int, ...]
     """Ids taken out of the distribution that confidences come from."""
     stop_at_eos: bool
+    cache: Cache
+    """What is kept of earlier model calls."""
+    is_block_causal: bool
+    """Whether tokens see no later block."""
+    answer_length: int
+    """Tokens of the answer, where the cache has a room for each of them; 0 elsewhere."""
 
     @classmethod
     def of(cls, config: SamplingConfig, model: ModelConfig, window: int) -> "Policy":
         """Separates the choices of a config from its numbers."""
+        rule = config.cache_rule
+        if window > config.block_length and not isinstance(rule, NoCache):
+            raise UserError(
+                f"cache={config.cache} is for an answer behind the prompt, and this prompt holds"
+                " masks, which are filled with every block: use cache=none"
+            )
         ends: tuple[int, ...] = ()
         if config.confidence_eos_eot_inf:
             ends = (model.eos_token_id,)
@@ -54,6 +68,9 @@ class Policy:
             end_ids=ends,
             zeroed_ids=zeroed,
             stop_at_eos=config.stop_at_eos,
+            cache=rule,
+            is_block_causal=config.attention == "block_causal",
+            answer_length=config.gen_length if isinstance(rule, FeatureCache) else 0,
         )
 
     @property

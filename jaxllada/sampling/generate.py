@@ -80,32 +80,21 @@ def sample_stepwise(
     The same compiled program runs whatever the size of a piece; None is one piece.
     """
     canvas = lay_out(model.config, prompt, config, attention_mask, CANVAS_MULTIPLE)
-    plan = unmasking_plan(config)
-    inputs = Inputs(
-        visible=jnp.asarray(canvas.visible),
-        positions=jnp.asarray(canvas.positions),
-        known=jnp.asarray(canvas.tokens != canvas.policy.mask_id),
-        keys=_row_keys(key, len(canvas.tokens), config),
-        prompt_length=jnp.int32(canvas.prompt_length),
-        steps_per_block=jnp.int32(plan.steps_per_block),
-        calls_per_block=jnp.int32(plan.calls_per_block),
-        temperature=jnp.float32(config.temperature),
-        cfg_scale=jnp.float32(config.cfg_scale),
-    )
-    return _run(model, inputs, canvas, plan.total_calls, steps_per_piece)
+    inputs = Inputs.of(canvas, config, _row_keys(key, len(canvas.tokens), config))
+    return _run(model, inputs, canvas, unmasking_plan(config).total_calls, steps_per_piece)
 
 
 def _run(
     model: Any, inputs: Inputs, canvas: Canvas, total: int, steps_per_piece: int | None
 ) -> Iterator[Trace]:
-    state = initial_state(jnp.asarray(canvas.tokens))
+    policy = canvas.policy
+    state = initial_state(model, inputs, jnp.asarray(canvas.tokens), policy=policy)
     end = 0
     while end < total:
         end = min(total, end + (steps_per_piece or total))
-        state = advance(model, inputs, state, jnp.int32(end), policy=canvas.policy)
-        trace = canvas.trace(*jax.device_get((state.canvas, state.order, state.confidence)))
-        yield trace
-        if canvas.is_finished(trace):  # every row has ended
+        state = advance(model, inputs, state, jnp.int32(end), policy=policy)
+        yield canvas.trace(*jax.device_get((state.canvas, state.order, state.confidence)))
+        if state.is_finished(policy.block_length):
             return
 
 

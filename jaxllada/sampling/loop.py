@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head
 from jaxllada.sampling.predict import predict
-from jaxllada.sampling.select import most_confident, transfer_count
+from jaxllada.sampling.reader import Body, Call
+from jaxllada.sampling.readers import reader_of
+from jaxllada.sampling.select import most_confident
 
 
 class State(NamedTuple):
@@ -30,9 +32,22 @@ class State(NamedTuple):
     order: Int[Array, "B L"]
     """Step after which a token was there, from 0; `NOT_COMMITTED` elsewhere."""
     confidence: Float[Array, "B L"]
-    num_masks: Int[Array, " B"]
-    """Masks of the active block when it was entered."""
+    has_ended: Bool[Array, " B"]
+    """Rows that stopped at an end token."""
     step: Int[Array, ""]
+    """Model calls so far."""
+    block: Int[Array, ""]
+    """The active block, the same for all rows; behind the canvas when nothing is left to do."""
+    call: Int[Array, ""]
+    """Calls of the active block so far."""
+    age: Int[Array, ""]
+    """Calls that the memory has seen."""
+    memory: Any
+    """What the reader keeps of earlier calls."""
+
+    def is_finished(self, block_length: int) -> Bool[Array, ""]:
+        """Whether no block is left to work on."""
+        return self.block * block_length >= self.canvas.shape[1]
 
 
 @functools.partial(jax.jit, static_argnames="policy", donate_argnames="state")
@@ -41,20 +56,14 @@ def advance(
 ) -> State:
     """Runs steps until `end_step`, or until nothing is left to fill."""
     # Everything a step can share with the others is computed once, before the loop.
-    passes = 2 if policy.is_guided else 1
-    turn = model.rotation(jnp.tile(inputs.positions, (passes, 1)))
-    blocks = model.unstacked() if jax.default_backend() == "cpu" else None
-    hidden = functools.partial(model.hidden, turn=turn, blocks=blocks)
+    body, head, reader = Body.of(model, inputs, policy), Head.of(model), reader_of(policy)
     slots = jnp.arange(state.canvas.shape[1]) - inputs.prompt_length
-    head = Head.of(model)
 
     def is_unfinished(state: State) -> Array:
-        fillable = (state.canvas == policy.mask_id) & (policy.fills_prompt | (slots >= 0))
-        return (state.step < end_step) & jnp.any(fillable)
+        return (state.step < end_step) & ~state.is_finished(policy.block_length)
 
     def step(state: State) -> State:
-        block, call = jnp.divmod(state.step, inputs.calls_per_block)
-        block_start = inputs.prompt_length + block * policy.block_length
+        block_start = inputs.prompt_length + state.block * policy.block_length
         block_end = block_start + policy.block_length
         start = jnp.int32(0) if policy.fills_prompt else block_start
         position = start + jnp.arange(policy.window)
@@ -64,49 +73,78 @@ def advance(
         put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
 
         window = cut(state.canvas)
-        is_open = (window == policy.mask_id) & (position < block_end)
-        in_block = jnp.sum(is_open & (position >= block_start), axis=1)
-        num_masks = jnp.where(call == 0, in_block, state.num_masks)
+        is_open = (window == policy.mask_id) & ~state.has_ended[:, None]
+        if policy.fills_prompt:
+            is_open &= position < block_end
         keys = None
         if policy.is_noisy or policy.random_order:
-            keys = _slot_keys(inputs.keys, state.step, position - inputs.prompt_length)
-        prediction = predict(hidden, head, state.canvas, is_open, start, keys, inputs, policy)
+            moment = state.block * inputs.calls_per_block + state.call
+            keys = _slot_keys(inputs.keys, moment, position - inputs.prompt_length)
+        call = Call(state.canvas, start, block_start, state.call, state.age)
+        prediction, memory = predict(
+            reader, body, head, call, state.memory, is_open, keys, inputs, policy
+        )
+        count = _transfers(inputs, state.block, state.call, policy)
         chosen = most_confident(
-            prediction.confidence,
-            is_open,
-            transfer_count(num_masks, inputs.steps_per_block, call),
-            _is_any(prediction.tokens, policy.end_ids),
+            prediction.confidence, is_open, count, _is_any(prediction.tokens, policy.end_ids)
         )
-        state = State(
-            put(state.canvas, jnp.where(chosen, prediction.tokens, window)),
-            put(state.order, jnp.where(chosen, state.step, cut(state.order))),
-            put(state.confidence, jnp.where(chosen, prediction.confidence, cut(state.confidence))),
-            num_masks,
-            state.step + 1,
+        window = jnp.where(chosen, prediction.tokens, window)
+        state = state._replace(
+            canvas=put(state.canvas, window),
+            order=put(state.order, jnp.where(chosen, state.step, cut(state.order))),
+            confidence=put(
+                state.confidence, jnp.where(chosen, prediction.confidence, cut(state.confidence))
+            ),
+            step=state.step + 1,
+            call=state.call + 1,
+            age=state.age + 1,
+            memory=memory,
         )
+        is_left = jnp.any(is_open & (window == policy.mask_id), axis=1)
+        is_left &= _transfers(inputs, state.block, state.call, policy) > 0
+        is_done = ~jnp.any(is_left)
         if policy.stop_at_eos:
             in_answer = (slots >= 0) & (slots < block_end - inputs.prompt_length)
-            ended = jnp.any((state.canvas == policy.eos_id) & in_answer, axis=1, keepdims=True)
-            is_last = call == inputs.calls_per_block - 1
-            state = _fill(state, ended & is_last & (slots >= 0), policy)
-        return state
+            ended = jnp.any((state.canvas == policy.eos_id) & in_answer, axis=1)
+            state = _end_rows(state, ended & is_done, slots, policy)
+        following = _first_block(state, slots, block_end - inputs.prompt_length, policy)
+        return state._replace(
+            block=jnp.where(is_done, following, state.block),
+            call=jnp.where(is_done, 0, state.call),
+        )
 
     return lax.while_loop(is_unfinished, step, state)
 
 
-def _fill(state: State, where: Array, policy: Policy) -> State:
-    """Ends rows: masks at `where` become end tokens that nobody predicted."""
-    where &= state.canvas == policy.mask_id
+def _transfers(inputs: Inputs, block: Array, call: Array, policy: Policy) -> Int[Array, " B"]:
+    """Tokens that a call of a block commits in each row."""
+    column = block * policy.block_length + call
+    counts = lax.dynamic_slice_in_dim(inputs.transfers, column, 1, axis=1)[:, 0]
+    return jnp.where(call < policy.block_length, counts, 0)
+
+
+def _first_block(state: State, slots: Array, first: Array | int, policy: Policy) -> Int[Array, ""]:
+    """The first block with masks from slot `first` on; one behind the canvas if there is none."""
+    length = state.canvas.shape[1]
+    is_open = (state.canvas == policy.mask_id) & ~state.has_ended[:, None] & (slots >= first)
+    slot = jnp.min(jnp.where(jnp.any(is_open, axis=0), slots, length + policy.block_length))
+    return slot // policy.block_length
+
+
+def _end_rows(state: State, ended: Bool[Array, " B"], slots: Array, policy: Policy) -> State:
+    """Ends rows: masks of the answer become end tokens that nobody predicted."""
+    where = ended[:, None] & (slots >= 0) & (state.canvas == policy.mask_id)
     return state._replace(
         canvas=jnp.where(where, policy.eos_id, state.canvas),
         order=jnp.where(where, state.step - 1, state.order),
+        has_ended=state.has_ended | ended,
     )
 
 
-def _slot_keys(keys: Array, step: Array, slots: Int[Array, " S"]) -> Array:
+def _slot_keys(keys: Array, moment: Array, slots: Int[Array, " S"]) -> Array:
     """Keys [B, S] that depend on the row's key, the step and the place in the answer only."""
     fold = jax.random.fold_in
-    of_row = jax.vmap(lambda key: jax.vmap(lambda slot: fold(fold(key, step), slot))(slots))
+    of_row = jax.vmap(lambda key: jax.vmap(lambda slot: fold(fold(key, moment), slot))(slots))
     return of_row(keys)
 
 
@@ -114,12 +152,20 @@ def _is_any(tokens: Array, ids: tuple[int, ...]) -> Array | None:
     return jnp.isin(tokens, jnp.array(ids)) if ids else None
 
 
-def initial_state(canvas: Array) -> State:
-    """The state before the first step."""
-    return State(
-        canvas=jnp.asarray(canvas, jnp.int32),
+@functools.partial(jax.jit, static_argnames="policy")
+def initial_state(model: Any, inputs: Inputs, canvas: Int[Array, "B L"], policy: Policy) -> State:
+    """The state before the first step; its memory is empty."""
+    zero = jnp.int32(0)
+    state = State(
+        canvas=canvas,
         order=jnp.full(canvas.shape, NOT_COMMITTED, jnp.int32),
         confidence=jnp.zeros(canvas.shape, jnp.float32),
-        num_masks=jnp.zeros(canvas.shape[0], jnp.int32),
-        step=jnp.int32(0),
+        has_ended=jnp.zeros(canvas.shape[0], bool),
+        step=zero,
+        block=zero,
+        call=zero,
+        age=zero,
+        memory=reader_of(policy).start(Body.of(model, inputs, policy), policy),
     )
+    slots = jnp.arange(canvas.shape[1]) - inputs.prompt_length
+    return state._replace(block=_first_block(state, slots, 0, policy))

@@ -3,14 +3,12 @@
 The head is most of the work of a small model, so it runs on the open positions only, gathered into
 the smallest of a few static sizes.
 
-Shape letters: B rows, L canvas length, S positions of the window, R gathered positions,
-D model width.
+Shape letters: B rows, S positions of the window, R gathered positions.
 """
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxllada.common.policy import Policy
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
-
-Hidden = Callable[..., Float[Array, "B S D"]]
-"""The model without its head: (tokens, visible, window=) -> rows of the window."""
+from jaxllada.sampling.reader import Body, Call, Reader
 
 
 class Prediction(NamedTuple):
@@ -33,25 +29,25 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    hidden: Hidden,
+    reader: Reader,
+    body: Body,
     head: Head,
-    canvas: Int[Array, "B L"],
+    call: Call,
+    memory: Any,
     is_open: Bool[Array, "B S"],
-    start: Int[Array, ""],
     keys: Array | None,
     inputs: Inputs,
     policy: Policy,
-) -> Prediction:
-    """Calls the model once and reads the open positions of the window that begins at `start`.
+) -> tuple[Prediction, Any]:
+    """Calls the model once and reads the open positions of the window.
 
     `keys` [B, S] hold the randomness of this step, one key per position; None if nothing is drawn.
+    Returns the memory after the call, too.
     """
-    visible = inputs.visible
     if policy.is_guided:
-        without_prompt = jnp.where(inputs.known, policy.mask_id, canvas)
-        canvas = jnp.concatenate([canvas, without_prompt])
-        visible = jnp.tile(visible, (2, 1))
-    states = hidden(canvas, visible, window=(start, policy.window))
+        without_prompt = jnp.where(inputs.known, policy.mask_id, call.canvas)
+        call = call._replace(canvas=jnp.concatenate([call.canvas, without_prompt]))
+    states, memory = reader.read(body, memory, call, policy)
 
     def read(size: int, states: Array, is_open: Array, keys: Array | None) -> Prediction:
         index = jnp.argsort(~is_open, axis=1, stable=True)[:, :size]
@@ -68,7 +64,7 @@ def predict(
             *(_scatter(value.reshape(index.shape), index, policy) for value in values)
         )
 
-    sizes = row_buckets(policy.window, len(canvas))
+    sizes = row_buckets(policy.window, len(is_open))
     branches = [functools.partial(read, size) for size in sizes]
     most_open = jnp.max(jnp.sum(is_open, axis=1))
     smallest = jnp.sum(jnp.array(sizes) < most_open)
@@ -78,7 +74,7 @@ def predict(
         assert keys is not None
         draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1))))
         prediction = prediction._replace(confidence=draw(keys))
-    return prediction
+    return prediction, memory
 
 
 def row_buckets(window: int, batch: int) -> tuple[int, ...]:

@@ -26,10 +26,3 @@ def most_confident(
     _, _, order = lax.sort((group, -confidence, position), dimension=1, num_keys=3)
     _, rank = lax.sort((order, position), dimension=1, num_keys=1)
     return eligible & (rank < count[:, None])
-
-
-def transfer_count(
-    num_masks: Int[Array, " B"], steps: Int[Array, ""], step: Int[Array, ""]
-) -> Int[Array, " B"]:
-    """Tokens to commit in one step of a block: `common.unmasking.transfer_counts` on the device."""
-    return num_masks // steps + (step < num_masks % steps)

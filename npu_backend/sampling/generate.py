@@ -15,7 +15,6 @@ from jaxllada.common.canvas import Canvas, lay_out
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.trace import Trace
-from jaxllada.common.unmasking import unmasking_plan
 from npu_backend.calls import draw_seed, on_host
 from npu_backend.sampling.gumbel import RowSeed
 from npu_backend.sampling.inputs import Inputs
@@ -83,38 +82,23 @@ def sample_stepwise(
     """
     canvas = lay_out(model.config, on_host(prompt), config, on_host(attention_mask))
     seeds = _row_seeds(generator, len(canvas.tokens), config)
-    passes = 2 if canvas.policy.is_guided else 1
-    on_device = {"device": model.device}
-    positions = torch.as_tensor(canvas.positions, **on_device)
-    visible = None
-    if not canvas.visible.all():
-        visible = torch.as_tensor(canvas.visible, **on_device).repeat(passes, 1)
-    inputs = Inputs(
-        visible=visible,
-        turn=model.rotation(positions.repeat(passes, 1)),
-        known=torch.as_tensor(canvas.tokens != canvas.policy.mask_id, **on_device),
-        seeds=seeds,
-        plan=unmasking_plan(config),
-        prompt_length=canvas.prompt_length,
-        temperature=float(config.temperature),
-        cfg_scale=float(config.cfg_scale),
-    )
-    return _run(model, inputs, canvas, steps_per_piece)
+    inputs = Inputs.of(canvas, config, seeds, model.device)
+    return _run(model, inputs, canvas, inputs.plan.total_calls, steps_per_piece)
 
 
 def _run(
-    model: Any, inputs: Inputs, canvas: Canvas, steps_per_piece: int | None
+    model: Any, inputs: Inputs, canvas: Canvas, total: int, steps_per_piece: int | None
 ) -> Iterator[Trace]:
-    state = initial_state(torch.as_tensor(canvas.tokens, device=model.device))
-    total = inputs.plan.total_calls
+    policy = canvas.policy
+    tokens = torch.as_tensor(canvas.tokens, device=model.device)
+    state = initial_state(model, inputs, tokens, policy)
     end = 0
     while end < total:
         end = min(total, end + (steps_per_piece or total))
-        advance(model, inputs, state, end, canvas.policy)
+        advance(model, inputs, state, end, policy)
         parts = (state.canvas.int(), state.order, state.confidence)
-        trace = canvas.trace(*(part.cpu().numpy().copy() for part in parts))
-        yield trace
-        if canvas.is_finished(trace):  # every row has ended
+        yield canvas.trace(*(part.cpu().numpy().copy() for part in parts))
+        if state.is_finished:
             return
 
 

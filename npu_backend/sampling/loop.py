@@ -18,11 +18,12 @@ from torch import Tensor
 
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
-from jaxllada.common.unmasking import transfer_counts
 from npu_backend.calls import inference
 from npu_backend.sampling.gumbel import order_noise, token_noise
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.predict import predict
+from npu_backend.sampling.reader import Body, Call
+from npu_backend.sampling.readers import reader_of
 from npu_backend.sampling.select import most_confident
 
 
@@ -36,9 +37,21 @@ class State:
     confidence: Float[Tensor, "B L"]
     has_ended: Bool[Tensor, " B"]
     """Rows that stopped at an end token."""
+    memory: Any
+    """What the reader keeps of earlier calls."""
+    open_blocks: list[int]
+    """Blocks with masks that are left to do; the first one is active, the same for all rows."""
     step: int = 0
-    is_finished: bool = False
-    """Whether every row has ended."""
+    """Model calls so far."""
+    call: int = 0
+    """Calls of the active block so far."""
+    age: int = 0
+    """Calls that the memory has seen."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no block is left to work on."""
+        return not self.open_blocks
 
 
 def advance(model: Any, inputs: Inputs, state: State, end_step: int, policy: Policy) -> State:
@@ -48,45 +61,52 @@ def advance(model: Any, inputs: Inputs, state: State, end_step: int, policy: Pol
 
 
 def _advance(model: Any, inputs: Inputs, state: State, end_step: int, policy: Policy) -> State:
-    hidden = functools.partial(model.hidden, turn=inputs.turn)
-    counts = transfer_counts(policy.block_length, inputs.plan.steps_per_block).tolist()
-    calls = inputs.plan.calls_per_block
+    body, reader = Body.of(model, inputs, policy), reader_of(policy)
     while state.step < end_step and not state.is_finished:
-        block, call = divmod(state.step, calls)
-        block_start = inputs.prompt_length + block * policy.block_length
+        first = state.open_blocks[0] * policy.block_length
+        block_start = inputs.prompt_length + first
         block_end = block_start + policy.block_length
         start = 0 if policy.fills_prompt else block_start
         window = slice(start, start + policy.window)
         tokens = state.canvas[:, window]
         is_open = (tokens == policy.mask_id) & ~state.has_ended[:, None]
-        most_open = policy.window
+        planned = inputs.planned[:, first : first + policy.block_length]
+        most_open = int(planned[:, state.call :].sum(axis=1).max())
         if policy.fills_prompt:
             is_open[:, block_end:] = False
-        elif policy.never_mask:
-            most_open -= sum(counts[:call])
-        noise, ranking = _noise(model, inputs, state.step, start, policy)
-        prediction = predict(
-            hidden, model.head, state.canvas, is_open, start, noise, inputs, policy, most_open
+        if policy.fills_prompt or not policy.never_mask:
+            most_open = policy.window
+        moment = state.open_blocks[0] * inputs.plan.calls_per_block + state.call
+        noise, ranking = _noise(model, inputs, moment, start, policy)
+        call = Call(state.canvas, start, block_start, state.call, state.age)
+        prediction, state.memory = predict(
+            reader, body, model.head, call, state.memory, is_open, noise, inputs, policy, most_open
         )
         confidence = prediction.confidence if ranking is None else ranking
+        count = inputs.transfers[:, first + state.call]
         chosen = most_confident(
-            confidence, is_open, counts[call], _is_any(prediction.tokens, policy.end_ids)
+            confidence, is_open, count, _is_any(prediction.tokens, policy.end_ids)
         )
         _write(tokens, chosen, prediction.tokens)
         _write(state.order[:, window], chosen, state.step)
         _write(state.confidence[:, window], chosen, confidence)
         state.step += 1
-        if policy.stop_at_eos and call == calls - 1:
-            _end_rows(state, inputs.prompt_length, block_end, policy)
+        state.call += 1
+        state.age += 1
+        if not planned[:, state.call :].any():
+            state.open_blocks.pop(0)
+            state.call = 0
+            if policy.stop_at_eos:
+                _end_rows(state, inputs.prompt_length, block_end, policy)
     return state
 
 
 def _noise(
-    model: Any, inputs: Inputs, step: int, start: int, policy: Policy
+    model: Any, inputs: Inputs, moment: int, start: int, policy: Policy
 ) -> tuple[Tensor | None, Tensor | None]:
     """Draws what a step needs on the host: noise on logits, and a random ranking."""
     draws: list[Tensor | None] = [None, None]
-    where = (inputs.seeds, step, start - inputs.prompt_length, policy.window)
+    where = (inputs.seeds, moment, start - inputs.prompt_length, policy.window)
     if policy.is_noisy:
         draws[0] = torch.from_numpy(token_noise(*where, model.config.rows))
     if policy.random_order:
@@ -108,7 +128,8 @@ def _end_rows(state: State, prompt_length: int, block_end: int, policy: Policy) 
     _write(answer, where, policy.eos_id)
     _write(state.order[:, prompt_length:], where, state.step - 1)
     state.has_ended |= ended
-    state.is_finished = bool(state.has_ended.all())
+    if bool(state.has_ended.all()):
+        state.open_blocks.clear()
 
 
 def _is_any(tokens: Tensor, ids: tuple[int, ...]) -> Tensor | None:
@@ -118,11 +139,17 @@ def _is_any(tokens: Tensor, ids: tuple[int, ...]) -> Tensor | None:
     return functools.reduce(torch.logical_or, (tokens == i for i in ids))
 
 
-def initial_state(canvas: Int[Tensor, "B L"]) -> State:
-    """The state before the first step."""
+def initial_state(model: Any, inputs: Inputs, canvas: Int[Tensor, "B L"], policy: Policy) -> State:
+    """The state before the first step; its memory is empty."""
+    size = policy.block_length
+    blocks = range(inputs.plan.num_blocks)
+    with inference(model):
+        memory = reader_of(policy).start(Body.of(model, inputs, policy), policy)
     return State(
         canvas=canvas.long(),
         order=torch.full_like(canvas, NOT_COMMITTED, dtype=torch.int32),
         confidence=torch.zeros_like(canvas, dtype=torch.float32),
         has_ended=torch.zeros(len(canvas), dtype=torch.bool, device=canvas.device),
+        memory=memory,
+        open_blocks=[b for b in blocks if inputs.planned[:, b * size : (b + 1) * size].any()],
     )

@@ -3,8 +3,7 @@
 The head is most of the work of a small model, so it runs on the open positions only. How many they
 are follows from the plan: nothing is asked of the device.
 
-Shape letters: B rows, L canvas length, S positions of the window, R gathered positions,
-D model width, K draws per position.
+Shape letters: B rows, S positions of the window, R gathered positions, K draws per position.
 """
 
 from collections.abc import Callable
@@ -18,9 +17,8 @@ from jaxllada.common.policy import Policy
 from npu_backend.models.mask_predictor import take_rows
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.logits import read_logits
+from npu_backend.sampling.reader import Body, Call, Reader
 
-Hidden = Callable[..., Float[Tensor, "B S D"]]
-"""The model without its head: (tokens, visible, window=) -> rows of the window."""
 Head = Callable[[Any], Any]
 """The head alone: [N, D] -> float32 logits [N, V]."""
 
@@ -36,24 +34,26 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    hidden: Hidden,
+    reader: Reader,
+    body: Body,
     head: Head,
-    canvas: Int[Tensor, "B L"],
+    call: Call,
+    memory: Any,
     is_open: Bool[Tensor, "B S"],
-    start: int,
     noise: Float[Tensor, "B S K"] | None,
     inputs: Inputs,
     policy: Policy,
     most_open: int,
-) -> Prediction:
-    """Calls the model once and reads the open positions of the window that begins at `start`.
+) -> tuple[Prediction, Any]:
+    """Calls the model once and reads the open positions of the window.
 
     No row has more than `most_open` of them. `noise` chooses tokens where there is a temperature.
+    Returns the memory after the call, too.
     """
     if policy.is_guided:
-        without_prompt = torch.where(inputs.known, policy.mask_id, canvas)
-        canvas = torch.cat([canvas, without_prompt])
-    states = hidden(canvas, inputs.visible, window=(start, policy.window))
+        without_prompt = torch.where(inputs.known, policy.mask_id, call.canvas)
+        call = call._replace(canvas=torch.cat([call.canvas, without_prompt]))
+    states, memory = reader.read(body, memory, call, policy)
     index = None
     if most_open < policy.window:
         # Open positions first, both kinds in order.
@@ -75,8 +75,9 @@ def predict(
         parts.append(read_logits(logits, draws, inputs.temperature, policy))
     tokens, confidence = (torch.cat(values).view(shape) for values in zip(*parts, strict=True))
     if index is None:
-        return Prediction(tokens, confidence)
-    return Prediction(_scatter(tokens, index, policy), _scatter(confidence, index, policy))
+        return Prediction(tokens, confidence), memory
+    values = (_scatter(value, index, policy) for value in (tokens, confidence))
+    return Prediction(*values), memory
 
 
 def _scatter(values: Tensor, index: Int[Tensor, "B R"], policy: Policy) -> Tensor:

@@ -6,14 +6,14 @@ Shape letters: B rows, S positions of the window.
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 def most_confident(
     confidence: Float[Tensor, "B S"],
     eligible: Bool[Tensor, "B S"],
-    count: int,
+    count: Int[Tensor, " B"],
     last: Bool[Tensor, "B S"] | None = None,
 ) -> Bool[Tensor, "B S"]:
     """Marks the `count` eligible positions of each row with the highest confidence.
@@ -27,4 +27,4 @@ def most_confident(
         order = order.gather(1, group.argsort(dim=1, stable=True))
     place = torch.arange(order.shape[1], device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, place)
-    return eligible & (rank < count)
+    return eligible & (rank < count[:, None])

@@ -4,10 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllada.common.unmasking import transfer_counts
 from jaxllada.sampling.logits import first_maximum
 from jaxllada.sampling.predict import row_buckets
-from jaxllada.sampling.select import most_confident, transfer_count
+from jaxllada.sampling.select import most_confident
 
 
 def by_hand(confidence, eligible, count, last):
@@ -43,15 +42,6 @@ def test_end_tokens_come_last_however_small_the_other_confidences_are():
     for count, expected in enumerate([[], [1], [1, 3], [0, 1, 3], [0, 1, 2, 3]]):
         chosen = most_confident(confidence, jnp.ones((1, 4), bool), jnp.array([count]), last)
         np.testing.assert_array_equal(np.flatnonzero(chosen[0]), expected)
-
-
-@pytest.mark.parametrize(("num_masks", "steps"), [(10, 4), (3, 5), (0, 2), (32, 32)])
-def test_counts_on_the_device_equal_the_plan_of_the_host(num_masks, steps):
-    counts = [
-        transfer_count(jnp.array([num_masks]), jnp.int32(steps), jnp.int32(step))[0]
-        for step in range(steps)
-    ]
-    np.testing.assert_array_equal(counts, transfer_counts(num_masks, steps))
 
 
 @pytest.mark.parametrize("excluded", [None, 0, 5, -1])

@@ -197,6 +197,10 @@ def test_a_generator_is_used_up_and_repeats():
     assert torch.equal(first, again)
 
 
+def per_row(count, rows):
+    return torch.full((rows,), count, dtype=torch.int32, device=DEVICE)
+
+
 def by_hand(confidence, eligible, count, last):
     chosen = np.zeros(confidence.shape, bool)
     for row in range(len(confidence)):
@@ -217,7 +221,7 @@ def test_selection_takes_the_most_confident_with_the_lowest_index_first(levels, 
     for count in (0, 1, 4, 13, 20):
         given = (torch.from_numpy(x).to(DEVICE) for x in (confidence, eligible, last))
         sure, open_, late = given
-        chosen = most_confident(sure, open_, count, late if has_last else None)
+        chosen = most_confident(sure, open_, per_row(count, 64), late if has_last else None)
         np.testing.assert_array_equal(chosen.cpu(), by_hand(confidence, eligible, count, last))
 
 

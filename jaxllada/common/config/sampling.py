@@ -5,13 +5,24 @@ Names and defaults are those of the released `generate`.
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from jaxllada.common.config.cache import CACHES, BlockCausalCache, Cache
+from jaxllada.common.config.canvas_policy import CANVASES, CanvasPolicy
+from jaxllada.common.config.selection import SELECTIONS, Selection
+from jaxllada.common.config.spec import from_spec, to_spec
 from jaxllada.common.errors import UserError, nearest
 
 Remasking = Literal["low_confidence", "random"]
 Compat = Literal["official-2025"]
+Attention = Literal["full", "block_causal"]
+_SPECS: dict[str, Mapping[str, Any]] = {
+    "selection": SELECTIONS,
+    "cache": CACHES,
+    "canvas": CANVASES,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +54,26 @@ class SamplingConfig:
     """`official-2025` repeats the accidental behaviour of the sampler released in October 2025."""
     stop_at_eos: bool = False
     """Stop a row after the block in which it produced its first end-of-sequence token."""
+    selection: str = "fixed"
+    """Which predictions of a step are kept, and how many."""
+    cache: str = "none"
+    """What is kept of earlier model calls."""
+    attention: Attention = "full"
+    """What tokens see: the whole canvas, or no later block, as block-diffusion models learn it."""
+    canvas: str = "fixed"
+    """How the canvas of the answer is laid out and grows."""
 
     def __post_init__(self) -> None:
+        for name, kinds in _SPECS.items():
+            # A dataclass may be given as well; its text is what is kept, compared and written.
+            rule = from_spec(name, getattr(self, name), kinds)
+            object.__setattr__(self, name, to_spec(rule, kinds))
+        _one_of("attention", self.attention, get_args(Attention))
+        if isinstance(self.cache_rule, BlockCausalCache) and self.attention != "block_causal":
+            raise UserError(
+                f"cache={self.cache} is for attention=block_causal, which the model must be trained"
+                " with: use another cache, or set attention"
+            )
         for name in ("steps", "gen_length", "block_length"):
             if integer(name, getattr(self, name)) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
@@ -71,6 +100,21 @@ class SamplingConfig:
     @property
     def num_blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    @property
+    def selection_rule(self) -> Selection:
+        """`selection`, parsed."""
+        return from_spec("selection", self.selection, SELECTIONS)
+
+    @property
+    def cache_rule(self) -> Cache:
+        """`cache`, parsed."""
+        return from_spec("cache", self.cache, CACHES)
+
+    @property
+    def canvas_rule(self) -> CanvasPolicy:
+        """`canvas`, parsed."""
+        return from_spec("canvas", self.canvas, CANVASES)
 
     @property
     def needs_key(self) -> bool:
