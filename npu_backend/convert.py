@@ -15,7 +15,7 @@ from jaxllada.common.config.compute import ComputeConfig, Dtype
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.hub import local_folder
 from jaxllada.common.weights.index import write_json
-from jaxllada.common.weights.layouts import StoredTensor, find_layout
+from jaxllada.common.weights.layouts import StoredTensor, find_layout, own_layout
 from jaxllada.common.weights.names import Entry
 from jaxllada.common.weights.peft import MergedSource, read_adapter
 from jaxllada.common.weights.pieces import cast
@@ -93,17 +93,21 @@ def stored_tensor(
     array = source.read(entry, layer)
     array = array.T if entry.transposed else array
     array = array if rows is None else array[rows]
-    return torch_view(array if dtype is None else cast(array, dtype, parameter_name(entry, layer)))
+    return torch_view(
+        array if dtype is None else cast(array, dtype, parameter_name(source.config, entry, layer))
+    )
 
 
 def save(
     model: MaskPredictor,
     path: str | os.PathLike[str],
     *,
-    layout: str = "llada",
+    layout: str | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes `config.json` and the weights: `llada` has the released names, `llama` Llama's.
+
+    The default is `llada`, and `qwen2` for the autoregressive twin.
 
     The folder appears complete or not at all; files that are already there are kept.
 
@@ -112,7 +116,7 @@ def save(
     """
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         raise UserError(f"{path}: the model has adapters that its weights lack; merge them first")
-    chosen = find_layout(layout)
+    chosen = own_layout(model.config) if layout is None else find_layout(layout)
     config_json = chosen.write_config(model.config)
     tensors = [_tensor(model, stored) for stored in chosen.tensors(model.config)]
     folder = Path(path)
@@ -129,7 +133,7 @@ def save(
 
 
 def _tensor(model: MaskPredictor, stored: StoredTensor) -> StoredOut:
-    names = [parameter_name(entry, layer) for entry, layer in stored.parts]
+    names = [parameter_name(model.config, entry, layer) for entry, layer in stored.parts]
     kind = np.dtype(model.compute.param_dtype)
 
     def read() -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator
     for entry in llada_table(config):
         for layer in layers_of(config, entry):
             drawn = initial_tensor(config, entry, layer, generator)
-            model.get_parameter(parameter_name(entry, layer)).copy_(drawn)
+            model.get_parameter(parameter_name(config, entry, layer)).copy_(drawn)
 
 
 def initial_tensor(
@@ -61,7 +61,9 @@ def initial_weight(
     if scheme == "normal":
         std = config.init_std * factor
         # The released class marks the feed-forward output as residual, not the attention output.
-        scale = 1 / math.sqrt(2 * config.n_layers) if role == "mlp_out" else 1.0
+        # Qwen2's class draws all weights alike.
+        is_scaled = role == "mlp_out" and not config.is_causal
+        scale = 1 / math.sqrt(2 * config.n_layers) if is_scaled else 1.0
         if config.init_cutoff_factor is not None:
             return _truncated(generator, shape, std, config.init_cutoff_factor) * scale
         return _normal(generator, shape) * std * scale

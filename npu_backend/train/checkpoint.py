@@ -33,7 +33,7 @@ from jaxllada.common.run import checkpoints
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights import shards
 from jaxllada.common.weights.index import INDEX, write_json
-from jaxllada.common.weights.layouts import LLADA
+from jaxllada.common.weights.layouts import own_layout
 from jaxllada.common.weights.source import open_folder
 from npu_backend.arrays import numpy_view
 from npu_backend.models.names import parameter_name
@@ -109,7 +109,7 @@ class Checkpoints(checkpoints.Checkpoints):
         kind = numpy_view(torch.empty(0, dtype=next(iter(weights.values())).dtype)).dtype
         tensors = [
             shards.Tensor(tensor.name, kind, tensor.shape, lambda: ())
-            for tensor in LLADA.tensors(self._model)
+            for tensor in own_layout(self._model).tensors(self._model)
         ]
         total = sum(tensor.nbytes for tensor in tensors)
         return shards.plan_shards(tensors, min(_SHARD_BYTES, -(-total // self._mesh.size)))
@@ -117,9 +117,13 @@ class Checkpoints(checkpoints.Checkpoints):
     def _gathered(self, shard: shards.Shard, state: TrainState) -> Iterator[list[Tensor]]:
         """Yields the parts of each tensor of a file."""
         weights = _served(state)
-        stored = {tensor.name: tensor.parts for tensor in LLADA.tensors(self._model)}
+        stored = {
+            tensor.name: tensor.parts for tensor in own_layout(self._model).tensors(self._model)
+        }
         for tensor in shard.tensors:
-            yield [whole(weights[parameter_name(*part)]) for part in stored[tensor.name]]
+            yield [
+                whole(weights[parameter_name(self._model, *part)]) for part in stored[tensor.name]
+            ]
 
     def _copied(self, shard: shards.Shard, state: TrainState) -> shards.Shard:
         """Keeps the tensors of a file on the host."""

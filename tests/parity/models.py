@@ -20,7 +20,7 @@ def both(folder: Path, **options):
 def torch_leaf(tensors, config, entry):
     """Stacks what torch keeps layer by layer, in the orientation of the JAX module."""
     parts = [
-        tensors[parameter_name(entry, layer)].detach().float().numpy()
+        tensors[parameter_name(config, entry, layer)].detach().float().numpy()
         for layer in layers_of(config, entry)
     ]
     parts = [part.T if entry.transposed else part for part in parts]
