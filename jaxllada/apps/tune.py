@@ -117,7 +117,7 @@ def run(config: TuneOptions, open_engine: OpenEngine) -> int:
         _tell(f"{_words(point)}: {_line(outcome)}")
     best = choose(outcomes, config.min_agreement)
     assert best is not None, "the reference agrees with itself"
-    title = f"{Path(config.model_name_or_path).name}: {len(prompts)} prompts"
+    title = f"{config.model_name_or_path}: {len(prompts)} prompts of {config.prompts_file}"
     text = table(points, outcomes, best)
     write_atomically(out / "table.md", f"{text}\n".encode())
     plot(points, outcomes, best, title, out / "pareto.png")

@@ -115,7 +115,7 @@ def _figure(
     axes.set_ylabel("agreement with the reference decode")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     low = min(outcome.agreement for outcome in outcomes)
-    axes.set_ylim(max(-0.03, low - 0.08), 1.04)
+    axes.set_ylim(max(-0.03, low - 0.08), 1.05)
     axes.set_xlim(left=0)
     axes.margins(x=0.12)
     axes.set_title(title, pad=10)
@@ -132,12 +132,25 @@ def _name(
 ) -> None:
     """Writes the settings beside the points of the front; the chosen one bold."""
     shown = [key for key in SWEPT if len({str(point[key]) for point in points}) > 1]
-    for number, i in enumerate(front):
-        parts = [f"{key.replace('_length', '')} {points[i][key]}" for key in shown]
+    low = min(outcome.agreement for outcome in outcomes)
+    fastest = max(outcome.tokens_per_second for outcome in outcomes)
+    named: list[tuple[float, float]] = []
+    # By its definition nothing lies above the front on the right: there is room for the names.
+    for i in sorted(front, key=lambda i: i != chosen):
+        x, y = outcomes[i].tokens_per_second / fastest, outcomes[i].agreement
+        if any(abs(y - b) < 0.05 * (1.1 - low) and abs(x - a) < 0.4 for a, b in named):
+            continue
+        named.append((x, y))
+        parts = [
+            str(points[i][key]) if key in ("selection", "cache")
+            else f"{key.removesuffix('_length')} {points[i][key]}"
+            for key in shown
+            if points[i][key] not in ("fixed", "none")
+        ]  # fmt: skip
         axes.annotate(
-            ", ".join(parts), (outcomes[i].tokens_per_second, outcomes[i].agreement),
-            xytext=(-6, -11 if number % 2 else 8), textcoords="offset points", ha="right",
-            fontsize=7.5, color="#30343b", fontweight="bold" if i == chosen else "normal",
+            ", ".join(parts), (outcomes[i].tokens_per_second, y), xytext=(5, 5),
+            textcoords="offset points", ha="right" if x > 0.75 else "left", fontsize=7.5,
+            color="#30343b", fontweight="bold" if i == chosen else "normal",
         )  # fmt: skip
 
 

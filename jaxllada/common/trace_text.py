@@ -84,7 +84,7 @@ def changed(settings: SamplingConfig) -> dict[str, Any]:
     """What a reader wants to know of the settings: sizes, and whatever is not the default."""
     always = ("steps", "gen_length", "block_length", "temperature")
     usual = asdict(SamplingConfig())
-    values = asdict(settings)
+    values = asdict(settings) | {"eot_token_id": None}  # of the tokenizer, not a choice
     kept = {key: values[key] for key in always}
     return kept | {
         key: value if isinstance(value, (str, int, float, bool)) else str(value)
