@@ -1,0 +1,77 @@
+"""Caches that recompute a region around the active block: prefix, dual, vicinity, block-causal.
+
+Keys and values of all positions are kept; a call sends some rows through all layers and renews
+theirs. What those rows are is said by `common.regions`. Everything has a static shape, so one
+compiled loop serves all blocks, and the buffers are written in place.
+
+Shape letters: G rows of a model call, S positions of the window, D model width.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxllada.common.policy import Policy
+from jaxllada.common.regions import Regions
+from jaxllada.models.kept import Memory, Region
+from jaxllada.sampling.reader import Body, Call
+
+
+class Kept(NamedTuple):
+    """What a call finds of those before it."""
+
+    memory: Memory
+    block_start: Int[Array, ""]
+    """Where the block of the call before began."""
+
+
+@dataclass(frozen=True)
+class RegionReader:
+    """Reads the active window beside what is kept of the canvas."""
+
+    regions: Regions
+
+    def start(self, body: Body, policy: Policy) -> Kept:
+        """Room for the whole canvas."""
+        memory = body.model.memory(*body.visible.shape, body.blocks)
+        return Kept(memory, body.prompt_length)
+
+    def read(
+        self, body: Body, memory: Kept, call: Call, policy: Policy
+    ) -> tuple[Float[Array, "G S D"], Kept]:
+        """Returns the hidden rows of the window, and the memory after the call."""
+        regions, sight, length = self.regions, body.sight, call.canvas.shape[1]
+        first, last = regions.span(call.block_start, call.number, body.end)
+        first, last = jnp.maximum(first, 0), jnp.minimum(last, body.end)
+
+        def whole(kept: Memory) -> tuple[Array, Memory]:
+            return body.model.reread(
+                call.canvas, kept, Region(0, length), sight.of_all(),
+                turn=body.turn, window=(call.start, policy.window), blocks=body.blocks,
+            )  # fmt: skip
+
+        def part(size: int, kept: Memory) -> tuple[Array, Memory]:
+            origin = jnp.minimum(first, length - size)
+            rows = origin + jnp.arange(size)
+            renewed = None if regions.is_filled else ((rows >= first) & (rows < last))[None]
+            cut = functools.partial(
+                lax.dynamic_slice_in_dim, start_index=origin, slice_size=size, axis=1
+            )
+            window = None if size == policy.window else (call.start - origin, policy.window)
+            return body.model.reread(
+                cut(call.canvas), kept, Region(origin, size, renewed), sight.of(rows),
+                turn=tuple(cut(angles) for angles in body.turn), window=window, blocks=body.blocks,
+            )  # fmt: skip
+
+        sizes = [size for size in regions.sizes(length) if size < length]
+        distance = call.block_start - memory.block_start
+        is_whole = regions.reads_whole(call.age, call.number, distance)
+        smallest = jnp.sum(jnp.array(sizes, jnp.int32) < last - first)
+        index = jnp.where(is_whole, len(sizes), smallest)
+        branches = [*(functools.partial(part, size) for size in sizes), whole]
+        rows, kept = lax.switch(index, branches, memory.memory)
+        return rows, Kept(kept, call.block_start)

@@ -1,0 +1,1 @@
+"""What samplers keep of earlier model calls."""

@@ -1,0 +1,16 @@
+"""Which reader works by which rule of the option `cache`."""
+
+from jaxllada.common.config.cache import FeatureCache
+from jaxllada.common.policy import Policy
+from jaxllada.common.regions import Regions
+from npu_backend.sampling.caches.features import FeatureReader
+from npu_backend.sampling.caches.regions import RegionReader
+from npu_backend.sampling.reader import PlainReader, Reader
+
+
+def reader_of(policy: Policy) -> Reader:
+    """Returns the reader that works by the rule of a policy."""
+    if isinstance(policy.cache, FeatureCache):
+        return FeatureReader(policy.cache, policy.answer_length)
+    regions = Regions.of(policy.cache, policy.block_length)
+    return PlainReader() if regions is None else RegionReader(regions)
