@@ -49,30 +49,24 @@ class Region(NamedTuple):
     """Rows whose keys and values are written; the others see, and are not seen. None: all."""
 
 
-def renew(
-    kept: Kept,
-    k: Float[Array, "B L kv_heads H"],
-    v: Float[Array, "B L kv_heads H"],
+def renew_rows(
+    whole: Float[Array, "*layers B kv_heads K H"],
+    rows: Float[Array, "B L kv_heads H"],
     region: Region,
     layer: Int[Array, ""] | None = None,
-) -> Kept:
+) -> Float[Array, "*layers B kv_heads K H"]:
     """Writes the rows of a region, into one layer of a stack if `layer` is given."""
-
-    def put(whole: Array, rows: Array) -> Array:
-        rows = jnp.swapaxes(rows, 1, 2)
-        covers_all = region.size == whole.shape[-2]
-        start = 0 if covers_all else region.start
-        place = (0, 0, start, 0)
-        if layer is not None:
-            rows, place = rows[None], (layer, *place)
-        if region.renewed is not None:
-            old = lax.dynamic_slice(whole, place, rows.shape)
-            rows = jnp.where(region.renewed[:, None, :, None], rows, old)
-        if covers_all and layer is None:
-            return rows
-        return lax.dynamic_update_slice(whole, rows, place)
-
-    return Kept(put(kept.k, k), put(kept.v, v))
+    rows = jnp.swapaxes(rows, 1, 2)
+    covers_all = region.size == whole.shape[-2]
+    place = (0, 0, 0 if covers_all else region.start, 0)
+    if layer is not None:
+        rows, place = rows[None], (layer, *place)
+    if region.renewed is not None:
+        old = lax.dynamic_slice(whole, place, rows.shape)
+        rows = jnp.where(region.renewed[:, None, :, None], rows, old)
+    if covers_all and layer is None:
+        return rows
+    return lax.dynamic_update_slice(whole, rows, place)
 
 
 def reread_block(
@@ -91,7 +85,10 @@ def reread_block(
     """
     attention = block.attention
     y = block.attn_norm(x)
-    kept = renew(kept, attention.keys(y, turn), attention.values(y), region, layer)
+    kept = Kept(
+        renew_rows(kept.k, attention.keys(y, turn), region, layer),
+        renew_rows(kept.v, attention.values(y), region, layer),
+    )
     own = kept if layer is None else Kept(kept.k[layer], kept.v[layer])
     here: Rotation = (take_window(turn[0], window), take_window(turn[1], window))
     q = attention.queries(take_window(y, window), here)

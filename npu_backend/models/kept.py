@@ -46,18 +46,14 @@ class Region(NamedTuple):
     """Rows whose keys and values are written; the others see, and are not seen. None: all."""
 
 
-def renew(
-    kept: Kept,
-    k: Float[Tensor, "B L kv_heads H"],
-    v: Float[Tensor, "B L kv_heads H"],
-    region: Region,
+def renew_rows(
+    whole: Float[Tensor, "B K kv_heads H"], rows: Float[Tensor, "B L kv_heads H"], region: Region
 ) -> None:
     """Writes the rows of a region."""
-    for whole, rows in zip(kept, (k, v), strict=True):
-        target = whole.narrow(1, region.start, region.size)
-        if region.renewed is not None:
-            rows = torch.where(region.renewed[:, :, None, None], rows, target)
-        target.copy_(rows)
+    target = whole.narrow(1, region.start, region.size)
+    if region.renewed is not None:
+        rows = torch.where(region.renewed[:, :, None, None], rows, target)
+    target.copy_(rows)
 
 
 def reread_block(
@@ -75,7 +71,8 @@ def reread_block(
     """
     attention = block.attention
     y = block.attn_norm(x)
-    renew(kept, attention.keys(y, turn), attention.values(y), region)
+    renew_rows(kept.k, attention.keys(y, turn), region)
+    renew_rows(kept.v, attention.values(y), region)
     here: Rotation = (take_window(turn[0], window), take_window(turn[1], window))
     q = attention.queries(take_window(y, window), here)
     visible = None if visible is None else take_window(visible, window, axis=2)
