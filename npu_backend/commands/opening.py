@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jaxllada.apps.answering import Options
+from jaxllada.common.engine import Engine
 from jaxllada.common.errors import UserError
-
-if TYPE_CHECKING:
-    from npu_backend.engine import TorchEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +19,14 @@ class DeviceOptions(Options):
     """Kernels on an NPU: fused, plain torch, or (auto) fused where a probe finds them exact."""
 
 
-def open_engine(options: DeviceOptions, folder: Path) -> "TorchEngine":
+def open_engine(options: DeviceOptions, folder: Path) -> Engine:
     """Reads the weights of a model folder or a run, in the type the options ask for."""
     _check_average(options.average, folder)
+    from npu_backend.causal_engine import engine_of
     from npu_backend.engine import TorchEngine
 
-    return TorchEngine.from_folder(folder, options.dtype, device=options.device, ops=options.ops)
+    kind, device, ops = options.dtype, options.device, options.ops
+    return engine_of(TorchEngine.from_folder(folder, kind, device=device, ops=ops).model, ops)
 
 
 def _check_average(average: bool | None, folder: Path) -> None:
