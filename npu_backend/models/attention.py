@@ -53,8 +53,8 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B L D"],
         turn: Rotation,
-        visible: Bool[Tensor, "#B #heads #Q L"] | None = None,
-        bias: Float[Tensor, "#B #heads #Q L"] | None = None,
+        visible: Bool[Tensor, "#B #heads #L L"] | None = None,
+        bias: Float[Tensor, "#B #heads #L L"] | None = None,
         *,
         window: Window | None = None,
     ) -> Float[Tensor, "B Q D"]:
