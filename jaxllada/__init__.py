@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from jaxllada.common.config.sampling import SamplingConfig
     from jaxllada.common.config.train import TrainConfig
     from jaxllada.common.errors import UserError
+    from jaxllada.common.scores import Question
     from jaxllada.common.tokenizer import Tokenizer
     from jaxllada.convert import load, save
-    from jaxllada.diffusion.likelihood import log_likelihood
+    from jaxllada.diffusion.likelihood import log_likelihood, score
     from jaxllada.diffusion.loss import masked_diffusion_loss, sft_loss
     from jaxllada.models.mask_predictor import MaskPredictor
     from jaxllada.sampling.generate import sample
@@ -29,10 +30,12 @@ _HOME = {
     "SamplingConfig": "jaxllada.common.config.sampling",
     "TrainConfig": "jaxllada.common.config.train",
     "UserError": "jaxllada.common.errors",
+    "Question": "jaxllada.common.scores",
     "Tokenizer": "jaxllada.common.tokenizer",
     "load": "jaxllada.convert",
     "save": "jaxllada.convert",
     "log_likelihood": "jaxllada.diffusion.likelihood",
+    "score": "jaxllada.diffusion.likelihood",
     "masked_diffusion_loss": "jaxllada.diffusion.loss",
     "sft_loss": "jaxllada.diffusion.loss",
     "MaskPredictor": "jaxllada.models.mask_predictor",
@@ -44,6 +47,7 @@ __all__ = [
     "LikelihoodConfig",
     "MaskPredictor",
     "ModelConfig",
+    "Question",
     "SamplingConfig",
     "Tokenizer",
     "TrainConfig",
@@ -53,6 +57,7 @@ __all__ = [
     "masked_diffusion_loss",
     "sample",
     "save",
+    "score",
     "sft_loss",
 ]
 

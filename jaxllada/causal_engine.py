@@ -11,6 +11,8 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Engine, Generation, Update, check_prompts
 from jaxllada.common.errors import UserError
+from jaxllada.common.scores import Question, QuestionScores
+from jaxllada.common.scoring import check_exact, score_one_by_one
 from jaxllada.engine import JaxEngine
 from jaxllada.models.causal_lm import CausalLM
 from jaxllada.models.mask_predictor import MaskPredictor
@@ -65,6 +67,15 @@ class CausalEngine:
         if config.cfg_scale:
             raise UserError(f"cfg_scale={config.cfg_scale}: is for diffusion models, use 0")
         return log_likelihood(self.model, prompt, answer)
+
+    def score(
+        self, questions: Sequence[Question], config: LikelihoodConfig, *, first: int = 0
+    ) -> list[QuestionScores]:
+        """See `common.engine.Engine.score`; every value is exact."""
+        check_exact(config)
+        return score_one_by_one(
+            questions, lambda prompt, answer: self.log_likelihood(prompt, answer, config)
+        )
 
 
 def engine_of(model: MaskPredictor) -> Engine:

@@ -14,8 +14,9 @@ from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Generation, Update, check_prompts
+from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.unmasking import unmasking_plan
-from jaxllada.diffusion.likelihood import log_likelihood
+from jaxllada.diffusion.likelihood import log_likelihood, score
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sampling.generate import sample_stepwise
 
@@ -88,6 +89,12 @@ class JaxEngine:
     ) -> float:
         """See `common.engine.Engine.log_likelihood`."""
         return log_likelihood(self.model, np.array(prompt, np.int32), np.array(answer), config)
+
+    def score(
+        self, questions: Sequence[Question], config: LikelihoodConfig, *, first: int = 0
+    ) -> list[QuestionScores]:
+        """See `common.engine.Engine.score`."""
+        return score(self.model, questions, config, first=first)
 
 
 def _row_keys(seed: int, first: int, count: int) -> jax.Array:

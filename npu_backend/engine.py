@@ -12,10 +12,11 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Generation, Update, check_prompts
 from jaxllada.common.errors import UserError
+from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.unmasking import unmasking_plan
 from npu_backend import convert
 from npu_backend.device import find_device
-from npu_backend.diffusion.likelihood import log_likelihood
+from npu_backend.diffusion.likelihood import log_likelihood, score
 from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.probe import choose_kernels
 from npu_backend.sampling.generate import sample_stepwise
@@ -102,6 +103,17 @@ class TorchEngine:
         passes = 2 if config.cfg_scale > 0 else 1
         self._choose_kernels(passes * config.batch_size, len(prompt) + len(answer))
         return log_likelihood(self.model, np.array(prompt, np.int32), np.array(answer), config)
+
+    def score(
+        self, questions: Sequence[Question], config: LikelihoodConfig, *, first: int = 0
+    ) -> list[QuestionScores]:
+        """See `common.engine.Engine.score`."""
+        longest = max(
+            (len(q.prompt) + max(map(len, q.options), default=0) for q in questions), default=1
+        )
+        passes = 2 if config.cfg_scale > 0 else 1
+        self._choose_kernels(passes * config.rows, longest)
+        return score(self.model, questions, config, first=first)
 
     def _choose_kernels(self, batch: int, length: int) -> None:
         """Before the first model call: settles which kernels it runs on."""

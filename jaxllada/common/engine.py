@@ -15,6 +15,7 @@ from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
+from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.trace import Trace
 
 
@@ -73,6 +74,16 @@ class Engine(Protocol):
         self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig
     ) -> float:
         """Estimates the bound on log p(answer | prompt) in nats (Eq. 6), with the config's seed."""
+        ...
+
+    def score(
+        self, questions: Sequence[Question], config: LikelihoodConfig, *, first: int = 0
+    ) -> list[QuestionScores]:
+        """Scores every option of every question, in batches.
+
+        Question i draws from (seed, first + i), so cutting a list changes nothing. Raises
+        `UserError` for tokens that the model cannot be asked.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ of (seed, L, batch) alone: every backend sees the same ones.
 Shape letters: B masks of one batch, L answer positions.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ _START, _SETS = 256 * LIKELIHOOD, 256 * LIKELIHOOD + 1
 
 
 class Round(NamedTuple):
-    """The masks of one model call."""
+    """Masks whose sizes are spread evenly, drawn together."""
 
     is_masked: Bool[np.ndarray, "B L"]
     counts: Int[np.ndarray, " B"]
@@ -32,17 +33,42 @@ class Round(NamedTuple):
 
 
 def mask_rounds(length: int, config: LikelihoodConfig, seed: int | None = None) -> Iterator[Round]:
-    """Yields the masks of every model call for an answer of `length` tokens.
+    """Yields the masks of every round for an answer of `length` tokens.
 
     `seed` replaces that of the config.
     """
-    seed = config.seed if seed is None else seed
     for number in range(config.num_rounds):
-        start = 1 + int(uniforms(seed, _START, number, 1)[0] * length)
-        counts = stratified_counts(start, length, config.batch_size)
-        first = number * config.batch_size
-        rows = [_hidden(seed, first + row, length, count) for row, count in enumerate(counts)]
-        yield Round(np.stack(rows), counts)
+        yield mask_round(length, config, number, seed)
+
+
+def mask_round(
+    length: int, config: LikelihoodConfig, number: int, seed: int | None = None, drawing: int = 0
+) -> Round:
+    """Returns the masks of round `number`; every `drawing` (below 2**32) has masks of its own.
+
+    Answers of different lengths share their random numbers: the place of the first mask count, as a
+    share of the length, and the order in which the positions both have are hidden.
+    """
+    seed = config.seed if seed is None else seed
+    offset = drawing * 2**32
+    start = 1 + int(uniforms(seed, _START, offset + number, 1)[0] * length)
+    counts = stratified_counts(start, length, config.batch_size)
+    first = offset + number * config.batch_size
+    rows = [_hidden(seed, first + row, length, count) for row, count in enumerate(counts)]
+    return Round(np.stack(rows), counts)
+
+
+def every_round(length: int) -> Iterator[Round]:
+    """Yields all sets of hidden positions, those of one size at a time.
+
+    The mean over sizes of the mean over sets is the expectation of Eq. 6.
+    """
+    for count in range(1, length + 1):
+        sets = list(itertools.combinations(range(length), count))
+        is_masked = np.zeros((len(sets), length), bool)
+        for row, chosen in enumerate(sets):
+            is_masked[row, list(chosen)] = True
+        yield Round(is_masked, np.full(len(sets), count))
 
 
 def stratified_counts(start: int, length: int, batch: int) -> Int[np.ndarray, " batch"]:
@@ -63,30 +89,33 @@ def _hidden(seed: int, row: int, length: int, count: int) -> np.ndarray:
 
 
 def checked_tokens(
-    prompt: Any, answer: Any, model: ModelConfig
+    prompt: Any, answer: Any, model: ModelConfig, *, extra: int = 0, where: str = ""
 ) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " L"]]:
-    """Returns both as int32 rows; raises `UserError` for what the model cannot be asked."""
+    """Returns both as int32 rows; raises `UserError` for what the model cannot be asked.
+
+    `extra` tokens are shown behind the answer; `where` begins every message.
+    """
     rows = []
     for name, given in (("prompt", prompt), ("answer", answer)):
         tokens = np.asarray(given)
         if tokens.ndim != 1 or (tokens.size and not np.issubdtype(tokens.dtype, np.integer)):
             raise UserError(
-                f"{name} has shape {tokens.shape} and type {tokens.dtype}; expected one row of"
-                " integer token ids"
+                f"{where}{name} has shape {tokens.shape} and type {tokens.dtype}; expected one row"
+                " of integer token ids"
             )
         wrong = np.flatnonzero((tokens < 0) | (tokens >= model.rows))
         if len(wrong):
             raise UserError(
-                f"{name} holds id {tokens[wrong[0]]} at position {wrong[0]},"
+                f"{where}{name} holds id {tokens[wrong[0]]} at position {wrong[0]},"
                 f" outside the {model.rows} rows of the embedding"
             )
         rows.append(tokens.astype(np.int32))
-    total = len(rows[0]) + len(rows[1])
+    total = len(rows[0]) + len(rows[1]) + extra
     if not len(rows[1]):
-        raise UserError("answer is empty; at least one token is needed")
+        raise UserError(f"{where}answer is empty; at least one token is needed")
     if total > model.max_sequence_length:
         raise UserError(
-            f"prompt and answer have {len(rows[0])} + {len(rows[1])} = {total} tokens, more than"
-            f" max_sequence_length={model.max_sequence_length}"
+            f"{where}prompt and answer have {len(rows[0])} + {len(rows[1]) + extra} = {total}"
+            f" tokens, more than max_sequence_length={model.max_sequence_length}"
         )
     return rows[0], rows[1]

@@ -1,23 +1,29 @@
-"""Conditional log-likelihood of an answer (LLaDA, arXiv:2502.09992v3, Eq. 6).
+"""Conditional log-likelihood of answers (LLaDA, arXiv:2502.09992v3, Eq. 6).
 
-Shape letters: B masks of one batch, L padded length, S padded answer, D model width.
+What is drawn, shared and averaged is decided in `common/scoring.py`; here a model reads canvases.
+
+Shape letters: U canvases, R views of them, L padded length, S padded answer, D model width.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxllada.common.config.likelihood import LikelihoodConfig
-from jaxllada.common.likelihood import Round, checked_tokens, mask_rounds
-from jaxllada.diffusion.chunked import chunked_cross_entropy
+from jaxllada.common.likelihood import Round, checked_tokens
+from jaxllada.common.scores import Question, QuestionScores
+from jaxllada.common.scoring import mean_over_rounds, score_questions
+from jaxllada.common.views import Batch, Reader, Shapes
+from jaxllada.diffusion.token_nats import TokenNats, token_nats
+from jaxllada.models.kept import Region
 
-LENGTH_MULTIPLE, ANSWER_MULTIPLE = 64, 16
+SHAPES = Shapes(length=64, answer=16, is_padded=True)
 """Lengths are rounded up to these, so that few of them are ever compiled."""
 
 
@@ -30,8 +36,9 @@ def log_likelihood(
 ) -> float:
     """Estimates the bound on log p(answer | prompt), in nats; 0 is certainty.
 
-    `mc_num / batch_size` calls of the model, each on `batch_size` masked copies (twice as many
-    with guidance). The head runs on hidden answer positions only.
+    At most `mc_num / batch_size` calls of the model, each on at most `batch_size` masked copies
+    (twice as many with guidance); equal copies are computed once. The head runs on hidden answer
+    positions only. `score` takes many answers at once and tells the standard error.
 
     Args:
         model: a `MaskPredictor`.
@@ -45,10 +52,29 @@ def log_likelihood(
         UserError: ids outside the vocabulary, or more tokens than the model has positions.
     """
     config = config or LikelihoodConfig()
-    prompt, answer = checked_tokens(prompt, answer, model.config)
     seed = config.seed if key is None else _seed_of(key)
-    rounds = mask_rounds(len(answer), config, seed)
-    return mean_log_likelihood(model, prompt, answer, rounds, config.cfg_scale)
+    prompt, answer = checked_tokens(prompt, answer, model.config)
+    question = Question(prompt.tolist(), (answer.tolist(),))
+    return score(model, [question], config, seed=seed)[0].options[0].value
+
+
+def score(
+    model: Any,
+    questions: Sequence[Question],
+    config: LikelihoodConfig | None = None,
+    *,
+    first: int = 0,
+    seed: int | None = None,
+) -> list[QuestionScores]:
+    """Scores every option of every question, in batches of similar length.
+
+    Question i draws its masks from (seed, first + i), so cutting a list changes nothing; the
+    options of one question share theirs. `seed` replaces that of the config. Raises `UserError`
+    for tokens that the model cannot be asked.
+    """
+    config = config or LikelihoodConfig()
+    readers = {reuse: make_reader(model, config, reuse) for reuse in (False, True)}
+    return score_questions(questions, config, model.config, readers, first=first, seed=seed)
 
 
 def mean_log_likelihood(
@@ -59,72 +85,112 @@ def mean_log_likelihood(
     cfg_scale: float = 0.0,
 ) -> float:
     """Averages Eq. 6 over given masks: the log-probability of hidden tokens times N / hidden."""
-    start, length = len(prompt), len(answer)
-    size = _rounded_up(length, ANSWER_MULTIPLE)
-    tokens = np.full(_rounded_up(start + size, LENGTH_MULTIPLE), model.config.pad_token_id)
-    tokens[: start + length] = np.concatenate([prompt, answer])
-    values = []
-    for is_masked, counts in rounds:
-        weights = np.zeros((len(counts), size), np.float32)
-        weights[:, :length] = is_masked * (length / counts)[:, None]
-        nats = weighted_nats(
+    reader = make_reader(model, LikelihoodConfig(cfg_scale=cfg_scale))
+    return mean_over_rounds(reader, prompt, answer, rounds, cfg_scale > 0)
+
+
+def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = False) -> Reader:
+    """Returns what reads masked copies with this model."""
+    assert not model.config.is_causal, "an autoregressive model has an exact likelihood"
+
+    def read(batch: Batch) -> TokenNats:
+        arrays = (jnp.asarray(x) for x in batch)
+        return read_batch(
             model,
-            jnp.asarray(tokens, jnp.int32),
-            jnp.asarray(weights),
-            jnp.int32(start),
-            jnp.int32(start + length),
-            jnp.float32(cfg_scale),
-            is_guided=cfg_scale > 0,
+            Batch(*arrays),
+            jnp.float32(config.cfg_scale),
+            is_guided=config.cfg_scale > 0,
+            reuses_prompt=reuses_prompt,
+            block_length=config.block_length,
         )
-        values.append(np.asarray(nats, np.float64))
-    return -float(np.concatenate(values).mean())
+
+    return Reader(read, model.config, SHAPES, config.rows, lead=config.block_length)
 
 
-@functools.partial(jax.jit, static_argnames="is_guided")
-def weighted_nats(
+@functools.partial(jax.jit, static_argnames=("is_guided", "reuses_prompt", "block_length"))
+def read_batch(
     model: Any,
-    tokens: Int[Array, " L"],
-    weights: Float[Array, "B S"],
-    start: Int[Array, ""],
-    end: Int[Array, ""],
+    batch: Batch,
     cfg_scale: Float[Array, ""],
     *,
     is_guided: bool,
-) -> Float[Array, " B"]:
-    """Returns sum(weights * cross-entropy) in nats of every masked copy of one sequence.
-
-    The answer's window begins at `start`; where a weight is not 0, the token is hidden. Positions
-    from `end` on are padding.
-    """
-    batch, size = weights.shape
-    canvas = jnp.tile(tokens, (batch, 1))
-    window = jax.lax.dynamic_slice_in_dim(canvas, start, size, axis=1)
-    hidden_window = jnp.where(weights != 0, model.config.mask_id, window)
-    canvas = jax.lax.dynamic_update_slice_in_dim(canvas, hidden_window, start, axis=1)
-    place = jnp.arange(len(tokens))
-    if is_guided:
-        without_prompt = jnp.where(place < start, model.config.mask_id, canvas)
-        canvas = jnp.concatenate([canvas, without_prompt])
-    visible = jnp.broadcast_to(place < end, canvas.shape)
-    states = model.hidden(canvas, visible, window=(start, size))
+    reuses_prompt: bool,
+    block_length: int,
+) -> TokenNats:
+    """Returns nats [R, S] of the hidden tokens of every view."""
+    place = jnp.arange(batch.canvas.shape[1])
+    # Positions count from a row's first token: padding on the left does not shift them.
+    positions = jnp.maximum(place - batch.first[:, None], 0)
+    visible = (place >= batch.first[:, None]) & (place < batch.last[:, None])
+    states = (_reread if reuses_prompt else _read)(model, batch, positions, visible, block_length)
+    given = states[batch.given]
     if is_guided:
         # Logits are linear in these activations: guiding here is guiding the logits (Eq. 16).
-        given, unconditional = jnp.split(states.astype(jnp.float32), 2)
-        states = unconditional + (cfg_scale + 1) * (given - unconditional)
-    losses = chunked_cross_entropy(
-        (states * jnp.asarray(model.logit_scale, states.dtype)).reshape(-1, states.shape[-1]),
-        model.head_weight.astype(states.dtype),
-        window.reshape(-1),
-        weights.reshape(-1),
+        given, unconditional = given.astype(jnp.float32), states[batch.without].astype(jnp.float32)
+        given = unconditional + (cfg_scale + 1) * (given - unconditional)
+    found = token_nats(
+        (given * jnp.asarray(model.logit_scale, given.dtype)).reshape(-1, given.shape[-1]),
+        model.head_weight.astype(given.dtype),
+        batch.targets.reshape(-1),
+        batch.asked.reshape(-1),
         head_bias=None if model.head_bias is None else model.head_bias * model.logit_scale,
     )
-    return jnp.sum(losses.nll.reshape(weights.shape) * weights, axis=1)
+    return TokenNats(*(values.reshape(batch.targets.shape) for values in found))
+
+
+def _read(
+    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int
+) -> Float[Array, "U S D"]:
+    """The answers' rows, by the whole model on whole canvases."""
+    bias = None
+    if block_length:
+        bias = _earlier_blocks(positions, block_length)
+    window = (batch.start, batch.targets.shape[1])
+    options = {} if bias is None else {"attention_bias": bias}
+    return model.hidden(
+        batch.canvas, visible, turn=model.rotation(positions), window=window, **options
+    )
+
+
+def _reread(
+    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int
+) -> Float[Array, "U S D"]:
+    """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
+
+    Under block-causal attention the tokens of `block_length` columns before the answer are read
+    again too, some of which share its first block; the others never see it.
+    """
+    length, size = batch.canvas.shape[1], batch.targets.shape[1]
+    everything = visible[:, None, None, :]
+    if block_length:
+        everything = everything & _earlier_blocks(positions, block_length)
+    everything = jnp.broadcast_to(everything, (len(visible), 1, length, length))
+    place = jnp.arange(length) - batch.start
+    rows = batch.grounds
+    is_answer = (place >= 0) & (place < batch.sizes[rows][:, None])
+    hidden = jnp.where(is_answer, model.config.mask_id, batch.canvas[rows])
+    _, kept = model.reread(
+        hidden, model.memory(len(rows), length), Region(0, length), everything[rows],
+        turn=model.rotation(positions[rows]),
+    )  # fmt: skip
+    own = jax.tree.map(lambda x: jnp.take(x, batch.ground, axis=1), kept)
+    begin, count = batch.start - block_length, block_length + size
+
+    def part(x: Array, axis: int) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, begin, count, axis)
+
+    states, _ = model.reread(
+        part(batch.canvas, 1), own, Region(begin, count), part(everything, 2),
+        turn=model.rotation(part(positions, 1)), window=(block_length, size),
+    )  # fmt: skip
+    return states
+
+
+def _earlier_blocks(positions: Int[Array, "U L"], block_length: int) -> Bool[Array, "U 1 L L"]:
+    blocks = positions // block_length
+    return blocks[:, None, None, :] <= blocks[:, None, :, None]
 
 
 def _seed_of(key: Array) -> int:
     high, low = np.asarray(jax.random.bits(key, (2,), jnp.uint32)).tolist()
     return high << 32 | low
-
-
-def _rounded_up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple

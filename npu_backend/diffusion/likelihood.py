@@ -1,20 +1,29 @@
-"""Conditional log-likelihood of an answer (LLaDA, arXiv:2502.09992v3, Eq. 6).
+"""Conditional log-likelihood of answers (LLaDA, arXiv:2502.09992v3, Eq. 6).
 
-Shape letters: B masks of one batch, L length of prompt and answer, S answer length, D model width.
+What is drawn, shared and averaged is decided in `common/scoring.py`; here a model reads canvases.
+
+Shape letters: U canvases, R views of them, L length, S longest answer, D model width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jaxllada.common.config.likelihood import LikelihoodConfig
-from jaxllada.common.likelihood import Round, checked_tokens, mask_rounds
+from jaxllada.common.likelihood import Round, checked_tokens
+from jaxllada.common.scores import Question, QuestionScores
+from jaxllada.common.scoring import mean_over_rounds, score_questions
+from jaxllada.common.views import Batch, Reader, Shapes
 from npu_backend.calls import draw_seed, inference, on_host
-from npu_backend.diffusion.chunked import chunked_cross_entropy
+from npu_backend.diffusion.token_nats import TokenNats, token_nats
+from npu_backend.models.kept import Kept, Region
+
+SHAPES = Shapes()
+"""Nothing is compiled: arrays are as long as they need to be."""
 
 
 def log_likelihood(
@@ -26,8 +35,9 @@ def log_likelihood(
 ) -> float:
     """Estimates the bound on log p(answer | prompt), in nats; 0 is certainty.
 
-    `mc_num / batch_size` calls of the model, each on `batch_size` masked copies (twice as many
-    with guidance). The head runs on hidden answer positions only.
+    At most `mc_num / batch_size` calls of the model, each on at most `batch_size` masked copies
+    (twice as many with guidance); equal copies are computed once. The head runs on hidden answer
+    positions only. `score` takes many answers at once and tells the standard error.
 
     Args:
         model: a `MaskPredictor`.
@@ -43,8 +53,28 @@ def log_likelihood(
     config = config or LikelihoodConfig()
     prompt, answer = checked_tokens(on_host(prompt), on_host(answer), model.config)
     seed = config.seed if generator is None else draw_seed(generator)
-    rounds = mask_rounds(len(answer), config, seed)
-    return mean_log_likelihood(model, prompt, answer, rounds, config.cfg_scale)
+    question = Question(prompt.tolist(), (answer.tolist(),))
+    return score(model, [question], config, seed=seed)[0].options[0].value
+
+
+def score(
+    model: Any,
+    questions: Sequence[Question],
+    config: LikelihoodConfig | None = None,
+    *,
+    first: int = 0,
+    seed: int | None = None,
+) -> list[QuestionScores]:
+    """Scores every option of every question, in batches of similar length.
+
+    Question i draws its masks from (seed, first + i), so cutting a list changes nothing; the
+    options of one question share theirs. `seed` replaces that of the config. Raises `UserError`
+    for tokens that the model cannot be asked.
+    """
+    config = config or LikelihoodConfig()
+    readers = {reuse: make_reader(model, config, reuse) for reuse in (False, True)}
+    with inference(model):
+        return score_questions(questions, config, model.config, readers, first=first, seed=seed)
 
 
 def mean_log_likelihood(
@@ -55,59 +85,127 @@ def mean_log_likelihood(
     cfg_scale: float = 0.0,
 ) -> float:
     """Averages Eq. 6 over given masks: the log-probability of hidden tokens times N / hidden."""
-    tokens = torch.as_tensor(np.concatenate([prompt, answer]), device=model.device).long()
-    values = []
+    reader = make_reader(model, LikelihoodConfig(cfg_scale=cfg_scale))
     with inference(model):
-        for is_masked, counts in rounds:
-            weights = (is_masked * (len(answer) / counts)[:, None]).astype(np.float32)
-            nats = weighted_nats(
+        return mean_over_rounds(reader, prompt, answer, rounds, cfg_scale > 0)
+
+
+def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = False) -> Reader:
+    """Returns what reads masked copies with this model."""
+    assert not model.config.is_causal, "an autoregressive model has an exact likelihood"
+
+    def read(batch: Batch) -> Iterable[Any]:
+        return _Found(
+            read_batch(
                 model,
-                tokens,
-                torch.from_numpy(weights).to(model.device),
-                len(prompt),
-                cfg_scale,
-                counted=int(counts.sum()),
+                batch,
+                config.cfg_scale,
+                is_guided=config.cfg_scale > 0,
+                reuses_prompt=reuses_prompt,
+                block_length=config.block_length,
             )
-            values.append(nats)
-    # Looked at once, when all calls are on their way.
-    return -float(torch.cat(values).cpu().double().mean())
+        )
+
+    return Reader(read, model.config, SHAPES, config.rows, lead=config.block_length)
 
 
-def weighted_nats(
+def read_batch(
     model: Any,
-    tokens: Int[Tensor, " L"],
-    weights: Float[Tensor, "B S"],
-    start: int,
+    batch: Batch,
     cfg_scale: float,
     *,
-    counted: int | None = None,
-) -> Float[Tensor, " B"]:
-    """Returns sum(weights * cross-entropy) in nats of every masked copy of one sequence.
-
-    The answer begins at `start`; where a weight is not 0, the token is hidden. `counted` is the
-    number of such positions, where the host knows it.
-    """
-    batch, size = weights.shape
-    canvas = tokens.repeat(batch, 1)
-    window = canvas[:, start:]
-    canvas = torch.cat(
-        [canvas[:, :start], torch.where(weights != 0, model.config.mask_id, window)], dim=1
-    )
-    if cfg_scale > 0:
-        place = torch.arange(len(tokens), device=tokens.device)
-        without_prompt = torch.where(place < start, model.config.mask_id, canvas)
-        canvas = torch.cat([canvas, without_prompt])
-    states = model.hidden(canvas, window=(start, size))
-    if cfg_scale > 0:
+    is_guided: bool,
+    reuses_prompt: bool,
+    block_length: int,
+) -> TokenNats:
+    """Returns nats [R, S] of the hidden tokens of every view."""
+    counted, length = int(batch.asked.sum()), batch.canvas.shape[1]
+    is_full = bool((batch.first == 0).all() and (batch.last == length).all())
+    batch = Batch(*(x if isinstance(x, int) else _on(model, x) for x in batch))
+    place = torch.arange(length, device=model.device)
+    # Positions count from a row's first token: padding on the left does not shift them.
+    positions = (place - batch.first[:, None]).clamp(min=0)
+    visible = (place >= batch.first[:, None]) & (place < batch.last[:, None])
+    if reuses_prompt:
+        states = _reread(model, batch, positions, visible, block_length)
+    else:
+        states = _read(model, batch, positions, None if is_full else visible, block_length)
+    given = states.index_select(0, batch.given)
+    if is_guided:
         # Logits are linear in these activations: guiding here is guiding the logits (Eq. 16).
-        given, unconditional = states.float().chunk(2)
-        states = unconditional + (cfg_scale + 1) * (given - unconditional)
-    losses = chunked_cross_entropy(
-        (states * model.logit_scale).flatten(0, 1),
-        model.head_weight,
-        window.flatten(),
-        weights.flatten(),
+        given, unconditional = given.float(), states.index_select(0, batch.without).float()
+        given = unconditional + (cfg_scale + 1) * (given - unconditional)
+    found = token_nats(
+        (given * model.logit_scale).flatten(0, 1),
+        model.head_weight.to(given.dtype),
+        batch.targets.flatten(),
+        batch.asked.flatten(),
         head_bias=None if model.head_bias is None else model.head_bias * model.logit_scale,
         counted=counted,
     )
-    return torch.sum(losses.nll.view(weights.shape) * weights, dim=1)
+    return TokenNats(*(values.view(batch.targets.shape) for values in found))
+
+
+def _read(
+    model: Any, batch: Batch, positions: Tensor, visible: Tensor | None, block_length: int
+) -> Float[Tensor, "U S D"]:
+    """The answers' rows, by the whole model on whole canvases."""
+    bias = None
+    if block_length:
+        bias = _earlier_blocks(positions, block_length)
+    window = (batch.start, batch.targets.shape[1])
+    options = {} if bias is None else {"attention_bias": bias}
+    return model.hidden(
+        batch.canvas, visible, turn=model.rotation(positions), window=window, **options
+    )
+
+
+def _reread(
+    model: Any, batch: Batch, positions: Tensor, visible: Tensor, block_length: int
+) -> Float[Tensor, "U S D"]:
+    """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
+
+    Under block-causal attention the tokens of `block_length` columns before the answer are read
+    again too, some of which share its first block; the others never see it.
+    """
+    length, size = batch.canvas.shape[1], batch.targets.shape[1]
+    everything = visible[:, None, None, :]
+    if block_length:
+        everything = everything & _earlier_blocks(positions, block_length)
+    everything = everything.expand(len(visible), 1, length, length)
+    place = torch.arange(length, device=model.device) - batch.start
+    rows = batch.grounds
+    is_answer = (place >= 0) & (place < batch.sizes.index_select(0, rows)[:, None])
+    hidden = torch.where(is_answer, model.config.mask_id, batch.canvas.index_select(0, rows))
+    kept = model.memory(len(rows), length)
+    model.reread(
+        hidden, kept, Region(0, length), everything.index_select(0, rows),
+        turn=model.rotation(positions.index_select(0, rows)),
+    )  # fmt: skip
+    own = [Kept(*(x.index_select(0, batch.ground) for x in one)) for one in kept]
+    begin, count = batch.start - block_length, block_length + size
+    return model.reread(
+        batch.canvas.narrow(1, begin, count), own, Region(begin, count),
+        everything.narrow(2, begin, count),
+        turn=model.rotation(positions.narrow(1, begin, count)), window=(block_length, size),
+    )  # fmt: skip
+
+
+def _earlier_blocks(positions: Int[Tensor, "U L"], block_length: int) -> Bool[Tensor, "U 1 L L"]:
+    blocks = positions // block_length
+    return blocks[:, None, None, :] <= blocks[:, None, :, None]
+
+
+class _Found:
+    """Results that stay on their device until NumPy asks for them."""
+
+    def __init__(self, found: TokenNats):
+        self._found = found
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (values.cpu().numpy() for values in self._found)
+
+
+def _on(model: Any, array: np.ndarray) -> Tensor:
+    values = torch.from_numpy(np.ascontiguousarray(array))
+    return (values if values.dtype == torch.bool else values.long()).to(model.device)

@@ -10,7 +10,7 @@ from jaxllada import convert
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import Round, mask_rounds
-from jaxllada.diffusion.likelihood import log_likelihood, mean_log_likelihood, weighted_nats
+from jaxllada.diffusion.likelihood import log_likelihood, mean_log_likelihood, read_batch
 from tests.jax.golden import DENSE, dense_values
 from tests.jax.sampling_oracle import TableModel
 
@@ -103,14 +103,14 @@ def test_a_key_draws_other_masks_and_a_seed_repeats_them(model):
 def test_answers_of_similar_length_share_one_compilation(model):
     config = LikelihoodConfig(mc_num=4, batch_size=4)
     log_likelihood(model, PROMPT, ANSWER, config)
-    compiled = weighted_nats._cache_size()
+    compiled = read_batch._cache_size()
     for length in (1, 5, 16):
         log_likelihood(model, PROMPT[:2], [7] * length, config)
-    assert weighted_nats._cache_size() == compiled
+    assert read_batch._cache_size() == compiled
 
 
 def test_wrong_input_is_told_before_anything_is_compiled(model):
-    compiled = weighted_nats._cache_size()
+    compiled = read_batch._cache_size()
     with pytest.raises(UserError, match="holds id 512"):
         log_likelihood(model, PROMPT, [512])
-    assert weighted_nats._cache_size() == compiled
+    assert read_batch._cache_size() == compiled
