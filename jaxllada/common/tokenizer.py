@@ -129,17 +129,24 @@ class Tokenizer:
             special=self.special,
         )
 
-    def chat(
-        self, messages: Sequence[chat.Message], add_generation_prompt: bool = True
-    ) -> list[int]:
-        """Returns the ids of a conversation, by default up to where the answer begins."""
+    def conversation(self, messages: Sequence[chat.Message], *, answered: bool = False) -> str:
+        """Returns a conversation as text that may be tokenised, up to where the answer begins.
+
+        Raises UserError where the tokens of the template are not in the vocabulary.
+        """
         missing = [token for token in CHAT_TOKENS if self.core.token_to_id(token) is None]
         if missing and self.template == chat.TEMPLATE:
             raise UserError(
                 f"{self.source}: {', '.join(missing)} are not in the vocabulary; "
                 "add them with with_chat_tokens()"
             )
-        return self.encode(self.render(messages, add_generation_prompt))
+        return self.render(messages, add_generation_prompt=not answered)
+
+    def chat(
+        self, messages: Sequence[chat.Message], add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Returns the ids of a conversation, by default up to where the answer begins."""
+        return self.encode(self.conversation(messages, answered=not add_generation_prompt))
 
     def with_chat_tokens(self) -> "Tokenizer":
         """Returns a tokenizer that has the header and end-of-turn tokens.

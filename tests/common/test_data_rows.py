@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxllada.common.data import cache, pretrain, sft
+from jaxllada.common.data.bad_rows import BadRow
 from jaxllada.common.data.batches import StreamSource, source_of
 from jaxllada.common.data.readers import Part
 from jaxllada.common.data.row_stream import PackedStream
@@ -119,15 +120,15 @@ def test_sources_are_joined_split_by_split(tmp_path, tokenizer):
     [
         (
             {"text": "a <|mdm_mask|> b"},
-            r"d.jsonl, train row 1: holds the mask token <\|mdm_mask\|>",
+            r"d.jsonl:3: holds the mask token <\|mdm_mask\|>",
         ),
-        ({"text": None}, "train row 1: column 'text' holds nothing"),
+        ({"text": None}, "d.jsonl:3: column 'text' holds nothing"),
     ],
 )
 def test_a_bad_text_is_named_by_its_row(tmp_path, tokenizer, row, message):
     path = write(tmp_path / "d.jsonl", [{"text": "good"}, {"text": "also"}, row])
     with pytest.raises(UserError, match=message):
-        load_rows(f"{path}[test:1]", tokenizer, options(tmp_path))
+        load_rows(f"{path}[test:1]", tokenizer, options(tmp_path, on_bad_row="error"))
     assert not list((tmp_path / "cache").glob("*"))
 
 
@@ -292,7 +293,7 @@ def test_preprocessed_rows_keep_their_labels(tmp_path, tokenizer):
         ({"input_ids": [5, 6], "prompt_len": 3}, "prompt_len=3 of 2"),
         ({"messages": [QUESTION]}, "has no answer"),
         ({"messages": [REPLY]}, "begins with an answer"),
-        ({"messages": [{"role": "bot", "content": ""}]}, r"train row 0, messages\[0\].role='bot'"),
+        ({"messages": [{"role": "bot", "content": ""}]}, r"s.jsonl:1: messages\[0\].role='bot'"),
         ({"prompt": "<|mdm_mask|>", "response": "a"}, "holds the mask token"),
     ],
 )
@@ -320,9 +321,12 @@ def row_of(size, prompt, turns=()):
     ],
 )
 def test_long_rows_are_cut_or_left_out(row, truncation, length):
-    kept = sft.fitted(row, 10, truncation)
-    assert (None if kept is None else len(kept.tokens)) == length
-    if kept is not None:
+    if length is None:
+        with pytest.raises(BadRow, match="max_length=10"):
+            sft.fitted(row, 10, truncation)
+    else:
+        kept = sft.fitted(row, 10, truncation)
+        assert len(kept.tokens) == length
         np.testing.assert_array_equal(kept.tokens, row.tokens[:length])
         assert all(end <= 10 for _, end in kept.turns)
 
@@ -333,7 +337,9 @@ def test_rows_left_out_are_counted_and_none_left_is_an_error(tmp_path, tokenizer
     change = dict(max_length=50, truncation="filter")
     _, facts = prepare_sources(f"{path}[test:0]", tokenizer, options(tmp_path, **change))[0]
     assert (facts["splits"]["train"]["rows"], facts["splits"]["train"]["dropped"]) == (1, 1)
-    with pytest.raises(UserError, match="max_length=5: all 2 rows"):
+    assert facts["splits"]["train"]["left_out"] == {"with too long a prompt": 1}
+    message = "no row of .*train can be used; the first: .*s.jsonl:1: the prompt has .*max_length=5"
+    with pytest.raises(UserError, match=message):
         load_rows(f"{path}[test:0]", tokenizer, options(tmp_path, max_length=5))
 
 

@@ -288,14 +288,12 @@ def test_every_chat_format_gives_the_same_messages():
         },
     }
     for form, row in rows.items():
-        assert messages_of(row, form, "row 0") == expected
-    assert (
-        messages_of({"prompt": expected[:1], "completion": expected[1:]}, "pairs", "") == expected
-    )
-    plain = messages_of({"instruction": "q", "input": "", "output": "a"}, "alpaca", "")
+        assert messages_of(row, form) == expected
+    assert messages_of({"prompt": expected[:1], "completion": expected[1:]}, "pairs") == expected
+    plain = messages_of({"instruction": "q", "input": "", "output": "a"}, "alpaca")
     assert plain[0]["content"] == "q"
     with pytest.raises(UserError, match="from='bot'"):
-        messages_of({"conversations": [{"from": "bot", "value": ""}]}, "conversations", "row 0")
+        messages_of({"conversations": [{"from": "bot", "value": ""}]}, "conversations")
 
 
 def test_sources_are_not_opened_to_be_named():

@@ -10,6 +10,7 @@ prompt, response | completion | answer              pairs
 
 from typing import Any, Literal
 
+from jaxllada.common.data.bad_rows import BadRow
 from jaxllada.common.errors import UserError, nearest
 
 Format = Literal["ids", "text", "messages", "conversations", "alpaca", "pairs"]
@@ -57,34 +58,40 @@ def format_of(columns: tuple[str, ...], text_field: str, kind: Kind, source: str
     )
 
 
-def messages_of(row: dict[str, Any], form: Format, where: str) -> list[dict[str, str]]:
-    """Returns a row of a chat format as messages."""
+def messages_of(row: dict[str, Any], form: Format) -> list[dict[str, str]]:
+    """Returns a row of a chat format as messages; raises BadRow where a column is missing."""
     if form == "messages":
-        return row["messages"]
+        return _value(row, "messages")
     if form == "conversations":
-        return _sharegpt(row["conversations"], where)
+        return _sharegpt(_value(row, "conversations"))
     if form == "alpaca":
-        question, answer = row["instruction"], row["output"]
+        question, answer = _value(row, "instruction"), _value(row, "output")
         if row.get("input"):
             question = f"{question}\n\n{row['input']}"
     else:
-        name = next(name for name in _ANSWERS if name in row)
-        question, answer = row["prompt"], row[name]
+        known = [name for name in _ANSWERS if row.get(name) is not None]
+        question, answer = _value(row, "prompt"), _value(row, known[0] if known else _ANSWERS[0])
     if isinstance(question, list):  # prompt and answer that are themselves messages
         tail = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
         return [*question, *tail]
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _sharegpt(turns: Any, where: str) -> list[dict[str, str]]:
+def _value(row: dict[str, Any], column: str) -> Any:
+    if row.get(column) is None:
+        raise BadRow(f"without {column}", f"column {column!r} is missing")
+    return row[column]
+
+
+def _sharegpt(turns: Any) -> list[dict[str, str]]:
     messages = []
-    for i, turn in enumerate(turns or []):
+    for i, turn in enumerate(turns):
         if "role" in turn and "content" in turn:
             messages.append({"role": turn["role"], "content": turn["content"]})
             continue
         speaker = turn.get("from")
         if speaker not in _SHAREGPT_ROLES:
             known = ", ".join(_SHAREGPT_ROLES)
-            raise UserError(f"{where}, conversations[{i}]: from={speaker!r}, expected {known}")
+            raise BadRow("malformed", f"conversations[{i}]: from={speaker!r}, expected {known}")
         messages.append({"role": _SHAREGPT_ROLES[speaker], "content": turn.get("value")})
     return messages

@@ -5,12 +5,15 @@ per source and split. (Packing 1000 texts at a time and dropping each remainder,
 loses half a row per thousand texts and lets the batch size of a reader decide what is trained on.)
 """
 
+import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxllada.common.data.bad_rows import BROKEN, BadRow, BadRows
 from jaxllada.common.data.cache import ArrayWriter
 from jaxllada.common.data.readers import Part
 from jaxllada.common.data.rows import PackedRows
@@ -29,54 +32,67 @@ def tokenised(
     insert_eos: bool,
     parallel: bool,
     start: int = 0,
+    stop: int | None = None,
+    bad: BadRows | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the ids of every document from row `start` on, int32, empty texts as no ids.
+    """Yields the ids of every document from row `start` on, int32; empty and bad ones as no ids.
 
-    A column of ids is taken as it is (`insert_eos` is about text). Raises a UserError that names
-    the row where a document holds the mask id, an id the tokenizer does not have, or no text.
+    A column of ids is taken as it is (`insert_eos` is about text). Documents that hold the mask
+    id, an id the tokenizer does not have, or no text go to `bad`, which by default refuses them.
     """
-    place = start
-    for texts in _batches(part, column, start):
+    place, bad = start, bad or BadRows("error")
+    for texts in _batches(part, column, start, stop, bad):
         if texts and isinstance(texts[0], str):
             lists: Iterable[Any] = tokenizer.encode_batch(texts, parallel=parallel)
         else:
             lists = texts
         for ids in lists:
             ids = np.asarray(ids, np.int64)
-            check_ids(ids, tokenizer, part.where(place))
+            try:
+                check_ids(ids, tokenizer)
+            except BadRow as error:
+                bad.note(functools.partial(part.where, place), error)
+                ids = ids[:0]
             ends = len(ids) and ids[-1] == tokenizer.eos_id
             if insert_eos and len(ids) and not ends and isinstance(texts[0], str):
                 ids = np.append(ids, tokenizer.eos_id)
             place += 1
+            bad.read += 1
             yield ids.astype(np.int32)
 
 
-def check_ids(ids: np.ndarray, tokenizer: Tokenizer, where: str) -> None:
-    """Raises a UserError where ids hold the mask or lie outside the vocabulary."""
+def check_ids(ids: np.ndarray, tokenizer: Tokenizer) -> None:
+    """Raises BadRow where ids hold the mask or lie outside the vocabulary."""
     if not len(ids):
         return
     if (ids == tokenizer.mask_id).any():
         token = tokenizer.core.id_to_token(tokenizer.mask_id)
-        raise UserError(
-            f"{where}: holds the mask token {token} (id {tokenizer.mask_id}); "
-            "remove it from the text or leave this row out"
+        raise BadRow(
+            "with the mask token", f"holds the mask token {token} (id {tokenizer.mask_id})"
         )
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= tokenizer.vocab_size:
-        raise UserError(
-            f"{where}: id {low if low < 0 else high} is outside the tokenizer's "
-            f"{tokenizer.vocab_size} ids; was it prepared with another tokenizer?"
+        raise BadRow(
+            "with unknown ids",
+            f"id {low if low < 0 else high} is outside the tokenizer's "
+            f"{tokenizer.vocab_size} ids; was it prepared with another tokenizer?",
         )
 
 
-def _batches(part: Part, column: str, start: int) -> Iterator[list[Any]]:
+def _batches(
+    part: Part, column: str, start: int, stop: int | None, bad: BadRows
+) -> Iterator[list[Any]]:
     texts: list[Any] = []
     letters = 0
-    for place, row in enumerate(part.open(start), start):
+    rows = itertools.islice(part.open(start), None if stop is None else stop - start)
+    for place, row in enumerate(rows, start):
         value = row.get(column)
         if not isinstance(value, (str, list, np.ndarray)):
             kind = "nothing" if value is None else type(value).__name__
-            raise UserError(f"{part.where(place)}: column {column!r} holds {kind}, expected text")
+            detail = row.get(BROKEN, f"column {column!r} holds {kind}, expected text")
+            reason = "broken line" if BROKEN in row else f"without {column}"
+            bad.note(functools.partial(part.where, place), BadRow(reason, detail))
+            value = [] if column == "input_ids" else ""
         texts.append(value)
         letters += len(value)
         if letters >= _BATCH_LETTERS or len(texts) >= _BATCH_TEXTS:
@@ -84,6 +100,18 @@ def _batches(part: Part, column: str, start: int) -> Iterator[list[Any]]:
             texts, letters = [], 0
     if texts:
         yield texts
+
+
+def as_arrays(documents: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns documents as one array of ids and where each ends."""
+    held = list(documents)
+    ids = np.concatenate([np.zeros(0, np.int32), *held])
+    return {"ids": ids, "ends": np.cumsum([len(ids) for ids in held], dtype=np.int64)}
+
+
+def from_arrays(piece: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields the documents of `as_arrays`."""
+    yield from np.split(piece["ids"], piece["ends"])[: len(piece["ends"])]
 
 
 def pack(

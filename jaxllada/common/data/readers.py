@@ -6,6 +6,7 @@ A source has splits; `parts` turns them into a train and a test part that never 
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from jaxllada.common.data import pystdlib
 from jaxllada.common.data.grammar import SourceSpec, located
+from jaxllada.common.data.json_lines import JsonRows, can_read, places
 from jaxllada.common.errors import UserError, nearest
 
 _TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
@@ -40,9 +42,12 @@ class Part(NamedTuple):
     columns: tuple[str, ...]
     size: int | None
     open: Callable[[int], Iterator[dict[str, Any]]]
+    named: Callable[[int], str] | None = None
 
     def where(self, row: int) -> str:
-        """Names a row of this part for an error message."""
+        """Names a row of this part for an error message, by file and line where that is known."""
+        if self.named is not None:
+            return self.named(row)
         return f"{self.source}, {self.split} row {row}"
 
 
@@ -117,15 +122,15 @@ class Source:
             train_name, test_name = next(iter(splits)), None
         test_limit = limits.get(test_name or "test", limits.get("test"))
         train_limit = limits.get(train_name, limits.get("train"))
-        train = _part(self.spec.path, train_name, splits[train_name])
+        train = self._part(train_name, splits[train_name])
         if test_name is not None:
-            test = _part(self.spec.path, test_name, splits[test_name])
+            test = self._part(test_name, splits[test_name])
             parts = {"train": _window(train, 0, train_limit), "test": _window(test, 0, test_limit)}
         elif test_limit is None and train.size is not None:
             every = _DEFAULT_TEST
-            test = _filtered(train, lambda i: i % every == every - 1, train.size // every)
+            test = _chosen(train, lambda i: i * every + every - 1, train.size // every)
             rest_size = train.size - train.size // every
-            train = _filtered(train, lambda i: i % every != every - 1, rest_size)
+            train = _chosen(train, lambda i: i + i // (every - 1), rest_size)
             parts = {"train": _window(train, 0, train_limit), "test": test}
         else:
             parts = {
@@ -138,6 +143,14 @@ class Source:
         if parts["test"].size == 0:
             del parts["test"]
         return parts
+
+    def _part(self, split: str, table: Any) -> Part:
+        part = _part(self.spec.path, split, table)
+        files = self._builder()[1].get(split, []) if self.kind == "files" else []
+        paths = [Path(file) for file in files]
+        if paths and part.named is None and can_read(paths):
+            part = part._replace(named=places(paths))
+        return part
 
     def _loaded(self, *, streaming: bool) -> Mapping[str, Any]:
         if self.kind == "pystdlib":
@@ -163,6 +176,8 @@ class Source:
                     options = {"sample_by": "document"} | options
                 if any(".tsv" in file.name for file in self.files):
                     options = {"sep": "\t"} | options
+                # What it has to say of a broken line comes by file and line from here.
+                logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
                 loaded = datasets.load_dataset(
                     builder, data_files=files, streaming=streaming, **options
                 )
@@ -172,6 +187,14 @@ class Source:
         except UserError:
             raise
         except Exception as error:  # every reader raises its own kinds
+            if self.kind == "files" and not streaming and not options and can_read(self.files):
+                # No table can be made of them: a broken line, or columns that change their type.
+                read = {
+                    split: JsonRows([Path(file) for file in paths])
+                    for split, paths in self._builder()[1].items()
+                }
+                if any(rows.column_names for rows in read.values()):
+                    return read
             cause = error if isinstance(error, ConnectionError) else error.__cause__ or error
             reason = " ".join(str(cause).split())[:300]
             where = "could not be read"
@@ -251,13 +274,18 @@ def _is_saved(path: Path) -> bool:
 
 
 def _part(source: str, split: str, table: Any) -> Part:
+    if isinstance(table, JsonRows):
+        names = table.column_names
+        return Part(source, split, names, len(table), table.rows, table.name)
     if isinstance(table, list):
         return Part(source, split, ("text",), len(table), lambda start: iter(table[start:]))
     if hasattr(table, "select"):
         size = len(table)
 
         def rows(start: int) -> Iterator[dict[str, Any]]:
-            chosen = table.select(range(min(start, size), size))
+            if start >= size:
+                return iter(())
+            chosen = table.select(range(start, size))
             # Ids as arrays: Python lists of a million rows would take hours.
             return iter(
                 chosen.with_format("numpy") if "input_ids" in table.column_names else chosen
@@ -282,14 +310,23 @@ def _window(part: Part, first: int, limit: int | None) -> Part:
             if i == limit:
                 return
 
-    return part._replace(size=size, open=rows)
+    named = None if part.named is None else lambda row: part.where(first + row)
+    return part._replace(size=size, open=rows, named=named)
 
 
-def _filtered(part: Part, keep: Callable[[int], bool], size: int) -> Part:
+def _chosen(part: Part, place: Callable[[int], int], size: int) -> Part:
+    """Some rows of a part: row i is its row `place(i)`, which grows with i."""
+
     def rows(start: int) -> Iterator[dict[str, Any]]:
-        kept = (row for i, row in enumerate(part.open(0)) if keep(i))
-        for _ in range(start):
-            next(kept, None)
-        yield from kept
+        if start >= size:
+            return
+        wanted, first = start, place(start)
+        for number, row in enumerate(part.open(first), first):
+            if number == place(wanted):
+                yield row
+                wanted += 1
+                if wanted == size:
+                    return
 
-    return part._replace(size=size, open=rows)
+    named = None if part.named is None else lambda row: part.where(place(row))
+    return part._replace(size=size, open=rows, named=named)

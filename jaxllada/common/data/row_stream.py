@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxllada.common.data import sft
+from jaxllada.common.data.bad_rows import BadRows, OnBadRow
 from jaxllada.common.data.padding import PadPolicy
 from jaxllada.common.data.pretrain import tokenised
 from jaxllada.common.data.readers import Part
@@ -49,7 +49,9 @@ class PackedStream:
         insert_eos: bool,
         parallel: bool,
         index: Path | None = None,
+        on_bad_row: OnBadRow = "error",
     ):
+        self.bad = BadRows(on_bad_row, tells=True)
         self.parts, self.tokenizer, self.row_length = list(parts), tokenizer, max_length
         self.insert_eos, self.parallel = insert_eos, parallel
         self._index = index
@@ -99,6 +101,7 @@ class PackedStream:
             insert_eos=self.insert_eos,
             parallel=self.parallel,
             start=start,
+            bad=self.bad,
         )
 
     def all_rows(self) -> PackedRows:
@@ -133,7 +136,7 @@ def _read_marks(index: Path | None) -> list[_Mark]:
 
 
 class RowStream:
-    """Prompt/answer rows in the order of their sources, cut to `max_length`."""
+    """Prompt/answer rows in the order of their sources, cut to length already."""
 
     pad_policy: PadPolicy = "eos_supervised"
     row_length = None
@@ -143,17 +146,12 @@ class RowStream:
         open_rows: Callable[[], Iterator[Row]],
         *,
         max_length: int,
-        truncation: sft.Truncation,
     ):
         self._open, self._max_length = open_rows, max_length
-        self._truncation: sft.Truncation = truncation
 
     def once(self) -> Iterator[Row]:
         """Iterates over the rows of one pass."""
-        for row in self._open():
-            kept = sft.fitted(row, self._max_length, self._truncation)
-            if kept is not None:
-                yield kept
+        yield from self._open()
 
     def __call__(self, start: int) -> Iterator[Row]:
         return itertools.islice(self._forever(), start, None)

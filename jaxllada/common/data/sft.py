@@ -5,13 +5,16 @@ which one is drawn per visit (LLaDA, arXiv:2502.09992v3, appendix B.1). It is st
 place of every answer; an answer reaches from behind its header through its end-of-turn token.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxllada.common.chat import check_messages
+from jaxllada.common.data.bad_rows import BadRow, BadRows, readable
 from jaxllada.common.data.cache import ArrayWriter
 from jaxllada.common.data.formats import Format, messages_of
 from jaxllada.common.data.padding import PadPolicy
@@ -24,6 +27,7 @@ from jaxllada.common.tokenizer import Tokenizer
 Truncation = Literal["right", "filter"]
 Turns = Literal["random", "last"]
 IGNORED = -100
+_BATCH = 512
 
 
 def rows_of(
@@ -31,73 +35,172 @@ def rows_of(
     form: Format,
     tokenizer: Tokenizer,
     *,
+    max_length: int,
+    truncation: Truncation = "right",
     mask_prompt_loss: bool = True,
     turns: Turns = "random",
+    parallel: bool = False,
+    bad: BadRows | None = None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[Row]:
-    """Yields every row of a part, not yet cut to a length; errors name the row."""
-    for place, row in enumerate(part.open(0)):
-        where = part.where(place)
-        if form == "ids":
-            found = _tokenised_row(row, where)
+    """Yields the rows of a part from number `start` on, each cut to `max_length`.
+
+    Rows that cannot be trained on go to `bad`, which refuses or counts them (by default it
+    refuses). UserError for what is wrong with all rows alike, such as shifted labels.
+    """
+    bad = bad or BadRows("error")
+    left = itertools.islice(part.open(start), None if stop is None else stop - start)
+    place = start
+    while batch := list(itertools.islice(left, _BATCH)):
+        for found in _batch(batch, form, tokenizer, turns, parallel):
+            where = functools.partial(part.where, place)
+            place += 1
+            bad.read += 1
+            try:
+                row = found()
+                check_ids(row.tokens, tokenizer)
+                if not mask_prompt_loss:
+                    row = Row(row.tokens, np.ones(len(row.tokens), bool))
+                yield fitted(row, max_length, truncation)
+            except _Systematic as error:
+                raise UserError(f"{where()}: {error}") from None
+            except BadRow as error:
+                bad.note(where, error)
+
+
+class _Systematic(UserError):
+    """Something that is wrong with the data as a whole, told by one row."""
+
+
+def _batch(
+    rows: list[dict[str, Any]], form: Format, tokenizer: Tokenizer, turns: Turns, parallel: bool
+) -> Iterator[Callable[[], Row]]:
+    """Yields for every row what makes it, or raises BadRow; texts are tokenised together."""
+    if form == "ids":
+        yield from (functools.partial(_tokenised_row, row) for row in rows)
+        return
+    texts: list[_Conversation | BadRow] = []
+    for row in rows:
+        try:
+            texts.append(_conversation(messages_of(readable(row), form), tokenizer, turns))
+        except BadRow as error:
+            texts.append(error)
+    whole = [text for text in texts if isinstance(text, _Conversation)]
+    pieces = [piece for text in whole for piece in (text.text, *text.prompts, *text.untils)]
+    ids = iter(tokenizer.encode_batch(pieces, parallel=parallel))
+    for text in texts:
+        if isinstance(text, BadRow):
+            yield functools.partial(_raise, text)
         else:
-            found = _conversation(messages_of(row, form, where), tokenizer, turns, where)
-            if not mask_prompt_loss:
-                found = Row(found.tokens, np.ones(len(found.tokens), bool))
-        check_ids(found.tokens, tokenizer, where)
-        yield found
+            tokens = next(ids)
+            prompts = [next(ids) for _ in text.prompts]
+            untils = [next(ids) for _ in text.untils]
+            yield functools.partial(_row, text, tokenizer, tokens, prompts, untils)
 
 
-def _tokenised_row(row: dict[str, Any], where: str) -> Row:
-    tokens = np.asarray(row["input_ids"], np.int64)
+def _raise(error: BadRow) -> Row:
+    raise error
+
+
+def _tokenised_row(row: dict[str, Any]) -> Row:
+    tokens = np.asarray(readable(row)["input_ids"], np.int64)
     if row.get("labels") is not None:
         labels = np.asarray(row["labels"], np.int64)
         if labels.shape != tokens.shape:
-            raise UserError(f"{where}: {len(tokens)} input_ids but {len(labels)} labels")
+            raise BadRow("malformed", f"{len(tokens)} input_ids but {len(labels)} labels")
         maskable = labels != IGNORED
         if (labels != tokens)[maskable].any():
-            raise UserError(
-                f"{where}: labels differ from input_ids; a masked-diffusion model predicts the "
-                "token of the same position, so do not shift them"
+            raise _Systematic(
+                "labels differ from input_ids; a masked-diffusion model predicts the token of "
+                "the same position, so do not shift them"
             )
     else:
         prompt_len = int(row.get("prompt_len") or 0)
         if not 0 <= prompt_len <= len(tokens):
-            raise UserError(f"{where}: prompt_len={prompt_len} of {len(tokens)} input_ids")
+            raise BadRow("malformed", f"prompt_len={prompt_len} of {len(tokens)} input_ids")
         maskable = np.arange(len(tokens)) >= prompt_len
     if row.get("attention_mask") is not None:
         used = np.asarray(row["attention_mask"], bool)
         tokens, maskable = tokens[used], maskable[used]
+    if not maskable.any():
+        raise BadRow("with an empty answer", "has no token to train on")
     return Row(tokens.astype(np.int32), maskable)
 
 
-def _conversation(messages: Any, tokenizer: Tokenizer, turns: Turns, where: str) -> Row:
-    messages = list(check_messages(messages, f"{where}, messages"))
+class _Conversation(NamedTuple):
+    """A conversation as text, and its beginnings: up to and through each answer."""
+
+    text: str
+    prompts: list[str]
+    untils: list[str]
+
+
+def _conversation(messages: Any, tokenizer: Tokenizer, turns: Turns) -> _Conversation:
+    try:
+        messages = list(check_messages(messages))
+    except UserError as error:
+        raise BadRow("malformed", str(error)) from None
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if not messages:
-        raise UserError(f"{where}: has no answer (a message with role assistant)")
-    tokens = tokenizer.chat(messages, add_generation_prompt=False)
+        raise BadRow("without an answer", "has no answer (a message with role assistant)")
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if answers[0] == 0:
-        raise UserError(f"{where}: begins with an answer; a user message comes first")
-    spans = []
-    for i in answers if turns == "random" else answers[-1:]:
-        prompt = tokenizer.chat(messages[:i], add_generation_prompt=True)
-        until = tokenizer.chat(messages[: i + 1], add_generation_prompt=False)
-        if tokens[: len(prompt)] != prompt or tokens[: len(until)] != until:
-            raise UserError(
-                f"{where}: with this chat template a prompt is not the beginning of its "
-                "conversation, so the answer cannot be told from it"
-            )
-        spans.append((len(prompt), len(until)))
+        raise BadRow("malformed", "begins with an answer; a user message comes first")
+    wanted = answers if turns == "random" else answers[-1:]
+    wanted = [i for i in wanted if messages[i]["content"].strip()]
+    if not wanted:
+        raise BadRow("with an empty answer", "the answer is empty")
+    prompts = [tokenizer.conversation(messages[:i]) for i in wanted]
+    untils = [tokenizer.conversation(messages[: i + 1], answered=True) for i in wanted]
+    return _Conversation(tokenizer.conversation(messages, answered=True), prompts, untils)
+
+
+def _row(
+    text: _Conversation,
+    tokenizer: Tokenizer,
+    tokens: list[int],
+    prompts: list[list[int]],
+    untils: list[list[int]],
+) -> Row:
+    begins = all(tokens[: len(ids)] == ids for ids in (*prompts, *untils))
+    if begins:
+        spans = [(len(p), len(u)) for p, u in zip(prompts, untils, strict=True)]
+    else:
+        tokens, spans = _piecewise(text, tokenizer)
     ids = np.asarray(tokens, np.int32)
     if len(spans) == 1:
-        return Row(ids, np.arange(len(ids)) >= spans[0][0])
+        start, end = spans[0]
+        return Row(ids[:end], np.arange(end) >= start)
     return Row(ids, np.arange(len(ids)) >= spans[0][0], tuple(spans))
 
 
-def fitted(row: Row, max_length: int, truncation: Truncation) -> Row | None:
-    """Cuts a row to `max_length` tokens, or returns None where nothing to train on is left.
+def _piecewise(
+    text: _Conversation, tokenizer: Tokenizer
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokenises prompts and answers apart, where together a token would reach over the border.
+
+    The prompt is then what the model will see when it is asked, where it ends before the answer.
+    """
+    tokens: list[int] = []
+    spans, done = [], 0
+    for prompt, until in zip(text.prompts, text.untils, strict=True):
+        if not (text.text.startswith(prompt) and text.text.startswith(until)):
+            raise _Systematic(
+                "with this chat template a prompt is not the beginning of its conversation, so "
+                "the answer cannot be told from it"
+            )
+        tokens += tokenizer.encode(text.text[done : len(prompt)])
+        start = len(tokens)
+        tokens += tokenizer.encode(text.text[len(prompt) : len(until)])
+        spans.append((start, len(tokens)))
+        done = len(until)
+    return tokens + tokenizer.encode(text.text[done:]), spans
+
+
+def fitted(row: Row, max_length: int, truncation: Truncation) -> Row:
+    """Cuts a row to `max_length` tokens; raises BadRow where nothing to train on is left.
 
     `right` keeps the first tokens; `filter` leaves out rows (and answers of dialogues) that are
     longer.
@@ -109,41 +212,66 @@ def fitted(row: Row, max_length: int, truncation: Truncation) -> Row | None:
             for start, end in row.turns
             if start < max_length and (limit is None or end <= limit)
         ]
-        if not turns:
-            return None
-        end = turns[-1][1]
-        return Row(row.tokens[:end], row.maskable[:end], tuple(turns))
-    if len(row.tokens) > max_length and truncation == "filter":
-        return None
-    tokens, maskable = row.tokens[:max_length], row.maskable[:max_length]
-    return Row(tokens, maskable) if maskable.any() else None
+        if turns:
+            end = turns[-1][1]
+            return Row(row.tokens[:end], row.maskable[:end], tuple(turns))
+    elif len(row.tokens) <= max_length or truncation == "right":
+        tokens, maskable = row.tokens[:max_length], row.maskable[:max_length]
+        if maskable.any():
+            return Row(tokens, maskable)
+    prompt = row.turns[0][0] if row.turns else int(np.argmax(row.maskable))
+    reason, length = "too long", f"has {len(row.tokens)} tokens, max_length={max_length}"
+    if prompt >= max_length:
+        reason = "with too long a prompt"
+        length = f"the prompt has {prompt} tokens, max_length={max_length}"
+    raise BadRow(reason, length, is_meant=truncation == "filter")
 
 
-def write_rows(
-    rows: Iterable[Row], folder: Path, *, max_length: int, truncation: Truncation
-) -> dict[str, int]:
-    """Writes rows as flat arrays; returns facts: rows kept, rows dropped, tokens, answers."""
-    names = {"tokens": np.int32, "maskable": np.bool_, "ends": np.int64, "turn_ends": np.int64}
-    writers = {name: ArrayWriter(folder / f"{name}.npy", dtype) for name, dtype in names.items()}
-    writers["turns"] = ArrayWriter(folder / "turns.npy", np.int32, 2)
-    dropped = 0
-    for row in rows:
-        kept = fitted(row, max_length, truncation)
-        if kept is None:
-            dropped += 1
-            continue
-        writers["tokens"].append(kept.tokens)
-        writers["maskable"].append(kept.maskable)
-        writers["ends"].append(np.array([writers["tokens"].count]))
-        writers["turns"].append(np.array(kept.turns, np.int32).reshape(-1, 2))
-        writers["turn_ends"].append(np.array([writers["turns"].count]))
+_ARRAYS = {
+    "tokens": (np.int32, None),
+    "maskable": (np.bool_, None),
+    "ends": (np.int64, None),
+    "turns": (np.int32, 2),
+    "turn_ends": (np.int64, None),
+}
+"""Flat arrays of rows: `ends` and `turn_ends` are where each row's tokens and turns end."""
+
+
+def as_arrays(rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """Returns rows as flat arrays."""
+    held = list(rows)
+    turns = [np.array(row.turns, np.int32).reshape(-1, 2) for row in held]
+    return {
+        "tokens": np.concatenate([np.zeros(0, np.int32), *(row.tokens for row in held)]),
+        "maskable": np.concatenate([np.zeros(0, bool), *(row.maskable for row in held)]),
+        "ends": np.cumsum([len(row.tokens) for row in held], dtype=np.int64),
+        "turns": np.concatenate([np.zeros((0, 2), np.int32), *turns]),
+        "turn_ends": np.cumsum([len(spans) for spans in turns], dtype=np.int64),
+    }
+
+
+def write_rows(pieces: Iterable[dict[str, np.ndarray]], folder: Path) -> dict[str, int]:
+    """Writes pieces of `as_arrays` one behind the other.
+
+    Returns facts: rows, tokens, supervised (tokens that are counted) and answers.
+    """
+    writers = {
+        name: ArrayWriter(folder / f"{name}.npy", dtype, width)
+        for name, (dtype, width) in _ARRAYS.items()
+    }
+    supervised = 0
+    for piece in pieces:
+        offsets = {"ends": writers["tokens"].count, "turn_ends": writers["turns"].count}
+        for name, writer in writers.items():
+            writer.append(piece[name] + offsets[name] if name in offsets else piece[name])
+        supervised += int(piece["maskable"].sum())
     for writer in writers.values():
         writer.close()
     count = writers["ends"].count
     return {
         "rows": count,
-        "dropped": dropped,
         "tokens": writers["tokens"].count,
+        "supervised": supervised,
         "answers": max(count, writers["turns"].count),
     }
 

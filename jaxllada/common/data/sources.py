@@ -1,6 +1,8 @@
 """`dataset_args` -> rows: every source read, tokenised, cached and joined split by split."""
 
 import dataclasses
+import functools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from jaxllada.common.data import pretrain, sft
+from jaxllada.common.data.bad_rows import BadRows, OnBadRow, added, told
 from jaxllada.common.data.cache import cached, content_name, default_folder
 from jaxllada.common.data.formats import Format, Kind, format_of
 from jaxllada.common.data.grammar import SourceSpec, parse_dataset_args
 from jaxllada.common.data.readers import Part, Source
 from jaxllada.common.data.row_stream import PackedStream, RowStream
 from jaxllada.common.data.rows import JoinedRows, JoinedText, PackedRows, RaggedRows, Row, Rows
+from jaxllada.common.data.shards import SHARD, Piece, pieces
 from jaxllada.common.errors import UserError
+from jaxllada.common.notices import notice
 from jaxllada.common.tokenizer import Tokenizer
 
 __all__ = ["RowOptions", "SourceSpec", "load_rows", "parse_dataset_args", "prepare_sources"]
@@ -41,6 +46,9 @@ class RowOptions:
     """Read while training; only the test rows are read beforehand."""
     kind: Kind = "auto"
     """Take rows as running text or as prompt and answer where a source could be both."""
+    on_bad_row: OnBadRow = "skip"
+    """Rows without an answer or text, broken lines and the like: leave them out and say which, or
+    stop at the first."""
     truncation: sft.Truncation = "right"
     """Prompt/answer rows longer than max_length: keep the first tokens, or filter them out."""
     mask_prompt_loss: bool = True
@@ -76,6 +84,8 @@ def load_rows(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> d
     pairs: dict[str, list[Rows]] = {}
     for folder, facts in prepare_sources(dataset_args, tokenizer, options):
         for split, about in facts["splits"].items():
+            if line := told(facts["source"], split, about):
+                notice(line)
             if facts["format"] == "packed":
                 rows = pretrain.open_rows(folder / split, about)
                 texts.setdefault(split, []).append(rows)
@@ -100,10 +110,13 @@ def prepare_sources(
     for source in sources:
         made_from = _made_from(source, tokenizer, options)
 
-        def build(work: Path, source: Source = source) -> dict[str, Any]:
-            return _build(work, source, tokenizer, options)
+        partial = folder / content_name("partial", made_from)
+
+        def build(work: Path, source: Source = source, partial: Path = partial) -> dict[str, Any]:
+            return _build(work, source, tokenizer, options, partial)
 
         results.append(cached(folder, made_from, build))
+        shutil.rmtree(partial, ignore_errors=True)
     if len({facts["format"] for _, facts in results}) > 1:
         raise UserError(
             f"dataset_args={dataset_args!r}: running text and prompt/answer rows cannot be mixed"
@@ -114,6 +127,7 @@ def prepare_sources(
 def _made_from(source: Source, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
     """Everything that decides what the rows of a source are."""
     deciding = ("max_length", "text_field", "insert_eos", "drop_tail", "kind", "truncation")
+    deciding += ("on_bad_row",)
     return {
         "source": source.spec.path,
         "content": source.fingerprint(),
@@ -123,16 +137,22 @@ def _made_from(source: Source, tokenizer: Tokenizer, options: RowOptions) -> dic
     } | {name: getattr(options, name) for name in (*deciding, "mask_prompt_loss", "dialogue_turns")}
 
 
-def _build(work: Path, source: Source, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
+def _build(
+    work: Path, source: Source, tokenizer: Tokenizer, options: RowOptions, partial: Path
+) -> dict[str, Any]:
     facts: dict[str, Any] = {"source": source.spec.path, "format": "", "splits": {}}
     for split, part in source.parts().items():
         form = _form(part, options)
         facts["format"] = "packed" if form in ("text", "packed_ids") else "pairs"
         target = work / split
         target.mkdir()
+        found: list[dict[str, Any]] = []
+        is_small = part.size is not None and part.size <= SHARD
+        make = functools.partial(_piece, part, form, tokenizer, options)
+        made = _shown(pieces(None if is_small else partial, split, make), found, part, options)
         if facts["format"] == "packed":
-            about = pretrain.pack(
-                _shown(_documents(part, form, tokenizer, options), part, options),
+            about: dict[str, Any] = pretrain.pack(
+                (ids for piece in made for ids in pretrain.from_arrays(piece)),
                 options.max_length,
                 target,
                 vocab_size=tokenizer.vocab_size,
@@ -141,23 +161,19 @@ def _build(work: Path, source: Source, tokenizer: Tokenizer, options: RowOptions
                 never_empty=split == "test",
             )
         else:
-            rows = _pairs(part, form, tokenizer, options)
-            about = sft.write_rows(
-                _shown(rows, part, options),
-                target,
-                max_length=options.max_length,
-                truncation=options.truncation,
-            )
+            about = sft.write_rows(made, target)
+        about |= added(found)
         if not about["rows"]:
             raise UserError(_nothing_left(part, about, options))
         facts["splits"][split] = about
     return facts
 
 
-def _nothing_left(part: Part, about: dict[str, int], options: RowOptions) -> str:
+def _nothing_left(part: Part, about: dict[str, Any], options: RowOptions) -> str:
     where, length = f"{part.source}, {part.split}", options.max_length
-    if "documents" not in about:
-        return f"max_length={length}: all {about['dropped']} rows of {where} are longer"
+    if about["dropped"] and not about["tokens"]:
+        first = about["examples"][0]
+        return f"dataset_args: no row of {where} can be used; the first: {first}"
     if not about["tokens"]:
         return f"dataset_args: {where} holds no text"
     return (
@@ -178,35 +194,66 @@ def _form(part: Part, options: RowOptions) -> str:
     return "packed_ids"
 
 
-def _documents(
-    part: Part, form: str, tokenizer: Tokenizer, options: RowOptions
-) -> Iterator[np.ndarray]:
-    return pretrain.tokenised(
-        part,
-        options.text_field if form == "text" else "input_ids",
-        tokenizer,
-        insert_eos=options.insert_eos,
-        parallel=options.num_proc > 1,
-    )
+def _piece(
+    part: Part, form: str, tokenizer: Tokenizer, options: RowOptions, start: int, stop: int
+) -> Piece:
+    bad = BadRows(options.on_bad_row)
+    if form in ("text", "packed_ids"):
+        arrays = pretrain.as_arrays(
+            pretrain.tokenised(
+                part,
+                options.text_field if form == "text" else "input_ids",
+                tokenizer,
+                insert_eos=options.insert_eos,
+                parallel=options.num_proc > 1,
+                start=start,
+                stop=stop,
+                bad=bad,
+            )
+        )
+    else:
+        arrays = sft.as_arrays(_pairs(part, form, tokenizer, options, bad, start, stop))
+    return Piece(arrays, bad.facts())
 
 
-def _pairs(part: Part, form: Any, tokenizer: Tokenizer, options: RowOptions) -> Iterator[Row]:
+def _pairs(
+    part: Part,
+    form: Any,
+    tokenizer: Tokenizer,
+    options: RowOptions,
+    bad: BadRows,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[Row]:
     known: Format = form
     return sft.rows_of(
         part,
         known,
         tokenizer,
+        max_length=options.max_length,
+        truncation=options.truncation,
         mask_prompt_loss=options.mask_prompt_loss,
         turns=options.dialogue_turns,
+        parallel=options.num_proc > 1,
+        bad=bad,
+        start=start,
+        stop=stop,
     )
 
 
-def _shown(items: Iterator[Any], part: Part, options: RowOptions) -> Iterator[Any]:
+def _shown(
+    made: Iterator[Piece], found: list[dict[str, Any]], part: Part, options: RowOptions
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the arrays of pieces, collects their facts in `found` and shows how far it is."""
     from tqdm import tqdm
 
     hidden = None if options.progress else True  # None: only where stderr is a terminal
     title = f"tokenising {part.source} {part.split}"
-    return iter(tqdm(items, title, total=part.size, unit=" rows", disable=hidden))
+    with tqdm(desc=title, total=part.size, unit=" rows", disable=hidden) as bar:
+        for piece in made:
+            found.append(piece.facts)
+            bar.update(piece.facts["rows_read"])
+            yield piece.arrays
 
 
 def _cache_folder(options: RowOptions) -> Path:
@@ -249,18 +296,20 @@ def _streams(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> di
                 insert_eos=options.insert_eos,
                 parallel=options.num_proc > 1,
                 index=index,
+                on_bad_row=options.on_bad_row,
             )
 
         found = {"train": stream(trains, _stream_index(sources, tokenizer, options))}
         return found | ({"test": stream(tests).all_rows()} if tests else {})
 
+    bad = BadRows(options.on_bad_row, tells=True)
+
     def pairs(chosen: list[tuple[Part, str]]) -> RowStream:
         return RowStream(
             lambda: (
-                row for part, form in chosen for row in _pairs(part, form, tokenizer, options)
+                row for part, form in chosen for row in _pairs(part, form, tokenizer, options, bad)
             ),
             max_length=options.max_length,
-            truncation=options.truncation,
         )
 
     if not tests:
