@@ -34,8 +34,8 @@ class Config:
     """New folder."""
     dtype: Dtype | None = None
     """Type to store; that of the source by default."""
-    layout: Literal["llada", "llama"] = "llada"
-    """Names and config of the released LLaDA, or of Llama."""
+    layout: Literal["llada", "llama", "qwen2"] | None = None
+    """Names and config of the released LLaDA (default), or of Llama; qwen2 for its twin."""
     shard_size: str = SHARD_SIZE
     """Most bytes of a weight file."""
     step: int | None = None
@@ -53,13 +53,13 @@ class Config:
 def export(config: Config, source: "Source", recipe: Mapping[str, Any]) -> None:
     """Writes the folder and tells what it holds; `recipe` goes into the model card."""
     from jaxllada.common.weights.export import to_hugging_face
-    from jaxllada.common.weights.layouts import find_layout
+    from jaxllada.common.weights.layouts import find_layout, own_layout
 
     begun = time.perf_counter()
     shards = to_hugging_face(
         source,
         Path(config.target),
-        find_layout(config.layout),
+        find_layout(config.layout) if config.layout else own_layout(source.config),
         shard_bytes=parse_bytes(config.shard_size, "shard_size"),
         dtype=dtype_of(config.dtype),
         overwrite=config.overwrite,

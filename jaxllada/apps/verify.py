@@ -122,7 +122,9 @@ def fixed_prompts(config: "ModelConfig") -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.Generator(np.random.Philox(0))
     ids = rng.integers(0, config.vocab_size, (_ROWS, _LENGTH), np.int32)
-    ids[rng.random(ids.shape) < 0.5] = config.mask_id
+    is_hidden = rng.random(ids.shape) < 0.5
+    if not config.is_causal:
+        ids[is_hidden] = config.mask_id
     visible = np.arange(_LENGTH) >= np.array([0, 5, 17, 40])[:, None]
     ids[~visible] = config.pad_token_id
     return ids, visible.astype(np.int32)

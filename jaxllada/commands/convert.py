@@ -36,8 +36,9 @@ class Config:
     """New folder."""
     dtype: Dtype | None = None
     """Type to store; that of the source by default."""
-    layout: Literal["llada", "llama"] | None = None
-    """flax-to-hf: names and config of the released LLaDA (default), or of Llama."""
+    layout: Literal["llada", "llama", "qwen2"] | None = None
+    """flax-to-hf: names and config of the released LLaDA (default), or of Llama; qwen2 for its
+    autoregressive twin."""
     shard_size: str = ""
     """flax-to-hf: most bytes of a weight file; 5GB by default."""
     step: int | None = None
@@ -65,7 +66,7 @@ def run(config: Config) -> None:
             source=config.source,
             target=config.target,
             dtype=config.dtype,
-            layout=config.layout or "llada",
+            layout=config.layout,
             shard_size=config.shard_size or app.SHARD_SIZE,
             step=config.step,
             overwrite=config.overwrite,

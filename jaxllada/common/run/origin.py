@@ -83,11 +83,9 @@ def fit_preset(origin: Origin, tokenizer: Tokenizer) -> ModelConfig:
     """
     config = origin.config
     if origin.folder is None and tokenizer.vocab_size <= config.rows:
-        ids = {
-            "mask_token_id": None if config.is_causal else tokenizer.mask_id,
-            "eos_token_id": tokenizer.eos_id,
-            "pad_token_id": tokenizer.pad_id,
-        }
+        ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+        if not config.is_causal:
+            ids = {"mask_token_id": tokenizer.mask_id, **ids}
         if any(getattr(config, key) != value for key, value in ids.items()):
             notice(
                 "special ids from the tokenizer: "

@@ -11,6 +11,7 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.counting import count_parameters
 from jaxllada.common.run.checkpoints import CHECKPOINTS
 from jaxllada.common.version import __version__
+from jaxllada.common.weights import card_qwen2
 
 # Settings of a run that say nothing about the weights that came out of it.
 _HOUSEKEEPING = re.compile(
@@ -45,6 +46,8 @@ def model_card(
     run = _run_of(source_folder)
     recipe = {**_settings(run), **(recipe or {})}
     metadata = _metadata(source_folder, recipe)
+    if config.is_causal:
+        metadata["tags"] = list(card_qwen2.TAGS)
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
         f"# {name}",
@@ -106,14 +109,21 @@ def _about(config: ModelConfig, layout: str, dtypes: Iterable[str]) -> str:
         "heads of attention": heads,
         "vocabulary": f"{c.vocab_size:,}" + (" (tied head)" if c.weight_tying else ""),
         "context": f"{c.max_sequence_length:,} tokens",
-        "mask, end-of-text id": f"{c.mask_token_id}, {c.eos_token_id}",
+        **(
+            {"end-of-text id": f"{c.eos_token_id}"}
+            if c.is_causal
+            else {"mask, end-of-text id": f"{c.mask_token_id}, {c.eos_token_id}"}
+        ),
         "stored type": " and ".join(dtypes) or "as in the files",
         "layout": {
             "llada": "`llada`: names of the LLaDA release, with a modeling file",
             "llama": "`llama`: names of `LlamaForCausalLM`, `is_causal: false`",
+            "qwen2": card_qwen2.LAYOUT,
         }[layout],
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    if config.is_causal:
+        return f"{card_qwen2.ABOUT}\n\n| | |\n|---|---|\n{table}"
     return (
         "A masked-diffusion language model of the LLaDA family "
         "([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)): a Transformer without a causal "
@@ -123,6 +133,8 @@ def _about(config: ModelConfig, layout: str, dtypes: Iterable[str]) -> str:
 
 
 def _usage(name: str, layout: str, has_tokenizer: bool, has_template: bool) -> str:
+    if layout == "qwen2":
+        return card_qwen2.usage(name, has_tokenizer, has_template)
     prompt = 'inputs = {"input_ids": torch.tensor([[1, 2, 3]])}  # ids of your tokenizer'
     if has_tokenizer:
         prompt = 'inputs = tokenizer(["Once upon a time"], return_tensors="pt", padding=True)'
@@ -217,6 +229,8 @@ def _settings(folder: Path | None) -> dict[str, Any]:
 
 
 def _caveats(config: ModelConfig, layout: str, has_code: bool) -> list[str]:
+    if config.is_causal:
+        return list(card_qwen2.CAVEATS)
     shared = [
         "Logits belong to their own position, not to the next one, and there is no cache: loops "
         "and losses for autoregressive models (`labels` shifted by one, beam search, servers "

@@ -11,12 +11,13 @@ import numpy as np
 from jaxllada.common.chat import TURN_END
 from jaxllada.common.config.family import LLADA, family_of
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.qwen2 import CausalConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import notice
 from jaxllada.common.weights.card import model_card
 from jaxllada.common.weights.index import WeightFolder, write_json
-from jaxllada.common.weights.layouts import Layout, find_layout
+from jaxllada.common.weights.layouts import Layout, find_layout, own_layout
 from jaxllada.common.weights.side_files import copy_side_files
 
 REMOTE = Path(__file__).parents[2] / "exported"
@@ -46,7 +47,7 @@ def complete_folder(
     folder: Path,
     *,
     config: ModelConfig,
-    layout: Layout | str = "llada",
+    layout: Layout | str | None = None,
     source_folder: Path | None = None,
     dtype: np.dtype | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def complete_folder(
     Raises:
         UserError: the layout cannot express the model, or a file of the source is damaged.
     """
+    layout = layout or own_layout(config)
     layout = find_layout(layout) if isinstance(layout, str) else layout
     values = config_json(config, layout, dtype)
     if source_folder is not None:
@@ -85,7 +87,7 @@ def complete_folder(
         recipe=recipe,
         has_tokenizer=(folder / "tokenizer.json").is_file(),
         has_template=_has_template(folder),
-        has_code=family_of(values).name in ("llada", "llama"),
+        has_code=family_of(values).name in ("llada", "llama", "qwen2"),
     )
     write_atomically(folder / "README.md", text.encode())
     # Last: without it no loader accepts the folder.
@@ -136,6 +138,13 @@ def _generation_config(folder: Path, config: ModelConfig) -> dict[str, Any]:
     declared = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
     bos = declared.get("bos_token")
     bos = bos.get("content") if isinstance(bos, dict) else bos
+    if isinstance(config, CausalConfig):
+        ends = [config.eos_token_id, *({ids.get(TURN_END)} - {None, config.eos_token_id})]
+        return {
+            "bos_token_id": config.start_id,
+            "eos_token_id": ends[0] if len(ends) == 1 else ends,
+            "pad_token_id": config.pad_token_id,
+        }
     values = {
         "bos_token_id": ids.get(bos) if isinstance(bos, str) else None,
         "eos_token_id": config.eos_token_id,
@@ -178,7 +187,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _copy_code(
     folder: Path, layout: Layout, values: Mapping[str, Any], source_folder: Path | None
 ) -> None:
-    for name, origin in _CODE[layout.name].items():
+    for name, origin in _CODE.get(layout.name, {}).items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(REMOTE / origin, folder / name)
     if family_of(values).layout != "llama" or not isinstance(values.get("auto_map"), Mapping):

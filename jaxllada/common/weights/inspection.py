@@ -161,6 +161,8 @@ def expected_shapes(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...
 def config_notes(config: ModelConfig) -> list[str]:
     """What a reader of this config.json may want to know before using the weights."""
     notes = []
+    if config.is_causal:
+        return ["autoregressive: positions see those before them; exported as qwen2"]
     if config.mask_token_id is None:
         notes.append("no file tells the id of the mask token: give mask_token_id")
     if not config.rope_full_precision:
