@@ -1,54 +1,210 @@
-"""The canvas a sampler works on, laid out on the host: prompt, masks to fill, padding.
+"""The canvases a sampler works on, laid out on the host: prompt, masks to fill, padding.
 
-Shape letters: B rows, P prompt length, N answer length, L canvas length.
+`Answers` keeps what is known of every row; a `Canvas` shows some of the rows to a device. Answers
+begin at the same column and differ in length; what lies behind a row's end is not seen.
+
+Shape letters: B rows of the run, R rows on the device, P prompt length, N answer length, L canvas
+length.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from jaxllada.common.config.canvas_policy import AdaptiveCanvas, FixedCanvas
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
-from jaxllada.common.trace import Trace
+from jaxllada.common.trace import NOT_COMMITTED, Trace
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Which shapes a backend wants to see; without `few` whatever comes."""
+
+    multiple: int = 1
+    """Canvas lengths are multiples of this."""
+    few: bool = False
+    """Sizes that change during a run are few: batches are powers of two, lengths `multiple` times
+    1, 2, 3, 4, 6, 8, 12 and so on."""
+
+    def length(self, needed: int, *, is_growing: bool) -> int:
+        """Columns of a canvas that holds `needed`."""
+        count = -(-needed // self.multiple)
+        if self.few and is_growing:
+            power = 2 ** (count.bit_length() - 1)
+            count = next(size for size in (power, power * 3 // 2, power * 2) if size >= count)
+        return count * self.multiple
+
+    def batch(self, needed: int, present: int) -> int:
+        """Rows to put on the device, which holds `present` now."""
+        return min(present, 2 ** (needed - 1).bit_length()) if self.few else needed
+
+
+class Snapshot(NamedTuple):
+    """What a device has come to."""
+
+    tokens: Int[np.ndarray, "R L"]
+    order: Int[np.ndarray, "R L"]
+    confidence: Float32[np.ndarray, "R L"]
+    block: int
+    """Blocks that are finished."""
+    step: int
+    """Model calls made."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a run starts from."""
+    """What a device starts from."""
 
-    tokens: Int[np.ndarray, "B L"]
-    """int32: prompt, masks, and end tokens that nobody sees up to the length."""
-    visible: Bool[np.ndarray, "B L"]
+    rows: Int[np.ndarray, " R"]
+    """Which rows of the run these are; one may be there twice, to fill up a batch."""
+    tokens: Int[np.ndarray, "R L"]
+    """int32: prompt, answer with masks, and end tokens that nobody sees up to the length."""
+    order: Int[np.ndarray, "R L"]
+    confidence: Float32[np.ndarray, "R L"]
+    visible: Bool[np.ndarray, "R L"]
     """Keys that may be attended to."""
-    positions: Int[np.ndarray, "B L"]
+    known: Bool[np.ndarray, "R L"]
+    """Given tokens, which guidance hides for the unconditional prediction."""
+    positions: Int[np.ndarray, "R L"]
     """int32 rotary positions."""
     prompt_length: int
     gen_length: int
+    """Positions of the longest answer on this canvas."""
+    block: int
+    """Blocks that are finished."""
+    step: int
+    """Model calls made."""
     policy: Policy
 
-    def trace(
+
+class Answers:
+    """The answers of a run as far as they are known, on the host: `merge` writes into them."""
+
+    def __init__(
         self,
-        tokens: Int[np.ndarray, "B L"],
-        order: Int[np.ndarray, "B L"],
-        confidence: Float32[np.ndarray, "B L"],
-    ) -> Trace:
-        """The record of a run that has come to these tokens."""
-        answer = slice(self.prompt_length, self.prompt_length + self.gen_length)
-        return Trace(
-            prompt=tokens[:, : self.prompt_length],
-            tokens=tokens[:, answer],
-            order=order[:, answer].astype(np.int16),
-            confidence=confidence[:, answer],
-            mask_token_id=self.policy.mask_id,
+        prompt: Int[np.ndarray, "B P"],
+        visible: Bool[np.ndarray, "B P"],
+        config: SamplingConfig,
+        model: ModelConfig,
+        sizes: Sizes,
+    ):
+        self.config, self.model, self.sizes = config, model, sizes
+        self.prompt, self.visible = prompt.copy(), visible
+        self.known = prompt != model.mask_id
+        shape = (len(prompt), config.gen_length)
+        self.tokens = np.full(shape, model.mask_id, np.int32)
+        self.order = np.full(shape, NOT_COMMITTED, np.int32)
+        self.confidence = np.zeros(shape, np.float32)
+        self.lengths = np.full(len(prompt), first_length(config))
+        """Positions that each answer has by now."""
+        self.has_ended = np.zeros(len(prompt), bool)
+        self.stop_ids: tuple[int, ...] = config.stop_token_ids
+        if config.stop_at_eos or not config.is_fixed:
+            self.stop_ids = (model.eos_token_id, *self.stop_ids)
+        self.fills_prompt = config.compat is not None and not self.known.all()
+
+    @property
+    def columns(self) -> int:
+        """Positions of the longest answer."""
+        return int(self.lengths.max())
+
+    def num_blocks(self, rows: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
+        """Blocks that these answers have by now; the last one may be cut."""
+        return -(-self.lengths[rows] // self.config.block_length)
+
+    def canvas(self, rows: Int[np.ndarray, " R"], batch: int, block: int, step: int) -> Canvas:
+        """Shows some rows to a device; the last one is repeated until there are `batch`."""
+        rows = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows))])
+        begin, widest = self.prompt.shape[1], int(self.lengths[rows].max())
+        needed = begin + int(self.num_blocks(rows).max()) * self.config.block_length
+        length = self.sizes.length(needed, is_growing=not self.config.is_fixed)
+        exists = np.arange(widest) < self.lengths[rows, None]
+
+        def lay(prompt: Any, answer: Any, rest: Any) -> Any:
+            laid = np.full((batch, length), rest, np.asarray(answer).dtype)
+            laid[:, :begin] = prompt
+            laid[:, begin : begin + widest] = np.where(exists, answer, rest)
+            return laid
+
+        visible = lay(self.visible[rows], exists, False)
+        policy = Policy.of(
+            self.config, self.model, length if self.fills_prompt else self.config.block_length
+        )
+        return Canvas(
+            rows=rows,
+            tokens=lay(self.prompt[rows], self.tokens[rows, :widest], self.model.eos_token_id),
+            order=lay(NOT_COMMITTED, self.order[rows, :widest], NOT_COMMITTED),
+            confidence=lay(0, self.confidence[rows, :widest], 0),
+            visible=visible,
+            known=lay(self.known[rows], np.zeros_like(exists), False),
+            positions=_positions(visible),
+            prompt_length=begin,
+            gen_length=widest,
+            block=block,
+            step=step,
+            policy=policy,
         )
 
-    def is_finished(self, trace: Trace) -> bool:
-        """Whether nothing is left to fill; with masks in a prompt that is for the plan to say."""
-        return not self.policy.fills_prompt and not (trace.tokens == self.policy.mask_id).any()
+    def merge(self, rows: Int[np.ndarray, " R"], snapshot: Snapshot) -> None:
+        """Takes over what the device has come to; its first rows are these."""
+        begin = self.prompt.shape[1]
+        self.prompt[rows] = snapshot.tokens[: len(rows), :begin]
+        for row, *parts in zip(rows, *snapshot[:3], strict=False):
+            answer = slice(0, self.lengths[row])
+            there = slice(begin, begin + self.lengths[row])
+            for whole, part in zip((self.tokens, self.order, self.confidence), parts, strict=True):
+                whole[row, answer] = part[there]
+
+    def is_open(self, rows: Int[np.ndarray, " R"]) -> Bool[np.ndarray, "R N"]:
+        """Masks on the canvases of these rows, as far as the longest of them reaches."""
+        widest = int(self.lengths[rows].max())
+        exists = np.arange(widest) < self.lengths[rows, None]
+        return exists & (self.tokens[rows, :widest] == self.model.mask_id)
+
+    def open_rows(self, rows: Int[np.ndarray, " R"], block: int) -> Int[np.ndarray, " R"]:
+        """Those of the rows that have blocks left after so many."""
+        return rows[~self.has_ended[rows] & (self.num_blocks(rows) > block)]
+
+    def finished_part(self, row: int, block: int) -> Int[np.ndarray, " n"]:
+        """The tokens of a row's first blocks."""
+        return self.tokens[row, : min(block * self.config.block_length, self.lengths[row])]
+
+    def lengthen(self, rows: Int[np.ndarray, " R"], blocks: int, least: int = 0) -> None:
+        """Gives rows that have not ended more blocks, or fewer.
+
+        `least` blocks are kept, and `gen_length` is not exceeded.
+        """
+        rows, unit = rows[~self.has_ended[rows]], self.config.block_length
+        lengths = self.lengths[rows] + blocks * unit
+        self.lengths[rows] = np.clip(lengths, least * unit, self.config.gen_length)
+
+    def end(self, row: int, block: int, step: int) -> None:
+        """Ends a row after so many blocks and calls; what is behind becomes end tokens.
+
+        Nobody predicted those, so their confidence is 0. A second end changes nothing.
+        """
+        if self.has_ended[row]:
+            return
+        self.has_ended[row] = True
+        begin = len(self.finished_part(row, block))
+        blank = self.tokens[row, begin:] == self.model.mask_id
+        self.tokens[row, begin:][blank] = self.model.eos_token_id
+        self.order[row, begin:][blank] = step - 1
+
+    def trace(self) -> Trace:
+        """The record so far."""
+        return Trace(
+            prompt=self.prompt.copy(),
+            tokens=self.tokens.copy(),
+            order=self.order.astype(np.int16),
+            confidence=self.confidence.copy(),
+            mask_token_id=self.model.mask_id,
+        )
 
 
 def lay_out(
@@ -56,36 +212,33 @@ def lay_out(
     prompt: Any,
     config: SamplingConfig,
     attention_mask: Any = None,
-    multiple: int = 1,
-) -> Canvas:
-    """Checks a prompt and puts `gen_length` masks behind it.
+    sizes: Sizes | None = None,
+) -> Answers:
+    """Checks a prompt and makes room for its answers.
 
     Args:
         model: ids and number of embedding rows.
         prompt: token ids [B, P].
         config: the sampler's options.
         attention_mask: [B, P], 1 for tokens, 0 for padding on the left; None: all are tokens.
-        multiple: the length is rounded up to this.
+        sizes: the shapes that the backend wants.
 
     Raises:
         UserError: shapes or ids that do not fit, or a mask in the prompt without `compat`.
     """
     prompt, visible = _checked_prompt(model, prompt, config, attention_mask)
-    end = prompt.shape[1] + config.gen_length
-    length = -(-end // multiple) * multiple
-    tokens = np.full((len(prompt), length), model.eos_token_id, np.int32)
-    tokens[:, : prompt.shape[1]] = prompt
-    tokens[:, prompt.shape[1] : end] = model.mask_id
-    fills_prompt = config.compat is not None and bool((prompt == model.mask_id).any())
-    visible = _extended(visible, config.gen_length, length)
-    return Canvas(
-        tokens=tokens,
-        visible=visible,
-        positions=_positions(visible),
-        prompt_length=prompt.shape[1],
-        gen_length=config.gen_length,
-        policy=Policy.of(config, model, length if fills_prompt else config.block_length),
-    )
+    return Answers(prompt, visible, config, model, sizes or Sizes())
+
+
+def first_length(config: SamplingConfig) -> int:
+    """Positions of an answer before the first model call."""
+    match config.canvas_rule:
+        case FixedCanvas():
+            return config.gen_length
+        case AdaptiveCanvas(start=start):
+            blocks = -(-start // config.block_length)
+            return min(blocks * config.block_length, config.gen_length)
+    return config.block_length
 
 
 def _checked_prompt(
@@ -117,17 +270,13 @@ def _checked_prompt(
             f"prompt row {row} holds the mask id {model.mask_id} at position {position};"
             ' only compat="official-2025" fills masks inside a prompt'
         )
+    if len(masks) and not config.is_fixed:
+        row, position = masks[0]
+        raise UserError(
+            f"prompt row {row} holds the mask id {model.mask_id} at position {position}, which"
+            f" canvas={config.canvas} does not fill: use canvas=fixed"
+        )
     return prompt.astype(np.int32), visible
-
-
-def _extended(
-    visible: Bool[np.ndarray, "B P"], gen_length: int, length: int
-) -> Bool[np.ndarray, "B L"]:
-    """The answer is visible, the padding on its right is not."""
-    extended = np.zeros((len(visible), length), bool)
-    extended[:, : visible.shape[1]] = visible
-    extended[:, visible.shape[1] : visible.shape[1] + gen_length] = True
-    return extended
 
 
 def _positions(visible: Bool[np.ndarray, "B L"]) -> Int[np.ndarray, "B L"]:

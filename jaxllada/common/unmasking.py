@@ -39,7 +39,7 @@ def unmasking_plan(config: SamplingConfig) -> UnmaskingPlan:
     return UnmaskingPlan(
         num_blocks=config.num_blocks,
         block_length=config.block_length,
-        steps_per_block=config.steps // config.num_blocks,
+        steps_per_block=config.steps_per_block,
     )
 
 
@@ -63,7 +63,7 @@ def transfers(
     """
     size, calls = plan.block_length, plan.calls_per_block
     counts = np.zeros(tokens.shape, np.int32)
-    for block in range(plan.num_blocks):
+    for block in range((tokens.shape[1] - prompt_length) // size):
         first = block * size
         where = slice(prompt_length + first, prompt_length + first + size)
         num_masks = (tokens[:, where] == mask_id).sum(axis=1)

@@ -4,7 +4,7 @@ Shape letters: B rows, P prompt length, N answer length, L canvas length.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
-from jaxllada.common.canvas import Canvas, lay_out
+from jaxllada.common.canvas import Canvas, Sizes, Snapshot, lay_out
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.driver import Progress, ShouldStop, run
 from jaxllada.common.errors import UserError
+from jaxllada.common.policy import Policy
 from jaxllada.common.trace import Trace
-from jaxllada.common.unmasking import unmasking_plan
+from jaxllada.sampling.carry import carried
+from jaxllada.sampling.foresee import foresee
 from jaxllada.sampling.inputs import Inputs
-from jaxllada.sampling.loop import advance, initial_state
+from jaxllada.sampling.loop import State, advance, initial_state
 
 CANVAS_MULTIPLE = 64
 """Canvas lengths are rounded up to this, so that few of them are ever compiled."""
@@ -79,23 +82,82 @@ def sample_stepwise(
 
     The same compiled program runs whatever the size of a piece; None is one piece.
     """
-    canvas = lay_out(model.config, prompt, config, attention_mask, CANVAS_MULTIPLE)
-    inputs = Inputs.of(canvas, config, _row_keys(key, len(canvas.tokens), config))
-    return _run(model, inputs, canvas, unmasking_plan(config).total_calls, steps_per_piece)
+    for progress in sample_progress(
+        model, prompt, config, attention_mask, key, steps_per_piece=steps_per_piece
+    ):
+        yield progress.trace
 
 
-def _run(
-    model: Any, inputs: Inputs, canvas: Canvas, total: int, steps_per_piece: int | None
-) -> Iterator[Trace]:
-    policy = canvas.policy
-    state = initial_state(model, inputs, jnp.asarray(canvas.tokens), policy=policy)
-    end = 0
-    while end < total:
-        end = min(total, end + (steps_per_piece or total))
-        state = advance(model, inputs, state, jnp.int32(end), policy=policy)
-        yield canvas.trace(*jax.device_get((state.canvas, state.order, state.confidence)))
-        if state.is_finished(policy.block_length):
-            return
+def sample_progress(
+    model: Any,
+    prompt: ArrayLike,
+    config: SamplingConfig,
+    attention_mask: ArrayLike | None = None,
+    key: Array | None = None,
+    *,
+    steps_per_piece: int | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Iterator[Progress]:
+    """Like `sample_stepwise`, and tells model calls and canvas lengths too.
+
+    `should_stop` is asked after every block whether a row is finished. Without `steps_per_piece`
+    there is a piece after every block where rows may end or lengths change, else one.
+    """
+    sizes = Sizes(CANVAS_MULTIPLE, few=True)
+    answers = lay_out(model.config, prompt, config, attention_mask, sizes)
+    keys = _row_keys(key, len(answers.tokens), config)
+    return run(JaxDevice(model, config, keys), answers, steps_per_piece, should_stop)
+
+
+class Placed(NamedTuple):
+    """A canvas on the device."""
+
+    inputs: Inputs
+    state: State
+    policy: Policy
+    rows: Int[np.ndarray, " R"]
+
+
+class JaxDevice:
+    """Runs a model on canvases: see `common.driver.Device`."""
+
+    def __init__(self, model: Any, config: SamplingConfig, keys: Array):
+        self.model, self.config, self.keys = model, config, keys
+
+    def place(self, canvas: Canvas, placed: Placed | None) -> Placed:
+        inputs = Inputs.of(canvas, self.config, self.keys[canvas.rows])
+        tokens, policy = jnp.asarray(canvas.tokens), canvas.policy
+        if placed is None or canvas.step == 0:
+            state = initial_state(self.model, inputs, tokens, policy=policy)
+            return Placed(inputs, state, policy, canvas.rows)
+        own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
+        if policy.is_guided:
+            own = np.concatenate([own, own + len(placed.rows)])
+        state = placed.state._replace(
+            canvas=tokens,
+            order=jnp.asarray(canvas.order),
+            confidence=jnp.asarray(canvas.confidence),
+            has_ended=jnp.zeros(len(canvas.rows), bool),
+            block=jnp.int32(canvas.block),
+            call=jnp.int32(0),
+            memory=carried(placed.state.memory, own, tokens.shape[1]),
+        )
+        return Placed(inputs, state, policy, canvas.rows)
+
+    def advance(self, placed: Placed, end_block: int, end_step: int) -> Placed:
+        ends = (jnp.int32(end_step), jnp.int32(end_block))
+        state = advance(self.model, placed.inputs, placed.state, *ends, policy=placed.policy)
+        return placed._replace(state=state)
+
+    def fetch(self, placed: Placed) -> Snapshot:
+        state = placed.state
+        parts = (state.canvas, state.order, state.confidence, state.block, state.step)
+        *arrays, block, step = jax.device_get(parts)
+        return Snapshot(*arrays, block=int(block), step=int(step))
+
+    def foresee(self, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
+        found = foresee(self.model, placed.inputs, placed.state.canvas, placed.policy)
+        return jax.device_get(found)
 
 
 def _row_keys(key: Any, rows: int, config: SamplingConfig) -> Array:

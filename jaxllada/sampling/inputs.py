@@ -42,7 +42,7 @@ class Inputs(NamedTuple):
         return cls(
             visible=jnp.asarray(canvas.visible),
             positions=jnp.asarray(canvas.positions),
-            known=jnp.asarray(canvas.tokens != policy.mask_id),
+            known=jnp.asarray(canvas.known),
             keys=keys,
             transfers=jnp.asarray(counts),
             prompt_length=jnp.int32(canvas.prompt_length),

@@ -52,15 +52,21 @@ class State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="policy", donate_argnames="state")
 def advance(
-    model: Any, inputs: Inputs, state: State, end_step: Int[Array, ""], policy: Policy
+    model: Any,
+    inputs: Inputs,
+    state: State,
+    end_step: Int[Array, ""],
+    end_block: Int[Array, ""],
+    policy: Policy,
 ) -> State:
-    """Runs steps until `end_step`, or until nothing is left to fill."""
+    """Runs until `end_step` calls were made, `end_block` is active, or nothing is left to fill."""
     # Everything a step can share with the others is computed once, before the loop.
     body, head, reader = Body.of(model, inputs, policy), Head.of(model), reader_of(policy)
     slots = jnp.arange(state.canvas.shape[1]) - inputs.prompt_length
 
     def is_unfinished(state: State) -> Array:
-        return (state.step < end_step) & ~state.is_finished(policy.block_length)
+        is_wanted = (state.step < end_step) & (state.block < end_block)
+        return is_wanted & ~state.is_finished(policy.block_length)
 
     def step(state: State) -> State:
         block_start = inputs.prompt_length + state.block * policy.block_length

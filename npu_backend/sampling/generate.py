@@ -3,22 +3,27 @@
 Shape letters: B rows, P prompt length, N answer length, L canvas length.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from jaxllada.common.canvas import Canvas, lay_out
+from jaxllada.common.canvas import Canvas, Snapshot, lay_out
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.driver import Progress, ShouldStop, run
 from jaxllada.common.errors import UserError
+from jaxllada.common.policy import Policy
 from jaxllada.common.trace import Trace
-from npu_backend.calls import draw_seed, on_host
+from npu_backend.calls import draw_seed, inference, on_host
+from npu_backend.sampling.carry import carried
+from npu_backend.sampling.foresee import foresee
 from npu_backend.sampling.gumbel import RowSeed
 from npu_backend.sampling.inputs import Inputs
-from npu_backend.sampling.loop import advance, initial_state
+from npu_backend.sampling.loop import State, advance, initial_state, open_blocks
 
 Randomness = torch.Generator | Sequence[RowSeed] | None
 
@@ -80,26 +85,85 @@ def sample_stepwise(
 
     The same steps are made whatever the size of a piece; None is one piece.
     """
-    canvas = lay_out(model.config, on_host(prompt), config, on_host(attention_mask))
-    seeds = _row_seeds(generator, len(canvas.tokens), config)
-    inputs = Inputs.of(canvas, config, seeds, model.device)
-    return _run(model, inputs, canvas, inputs.plan.total_calls, steps_per_piece)
+    for progress in sample_progress(
+        model, prompt, config, attention_mask, generator, steps_per_piece=steps_per_piece
+    ):
+        yield progress.trace
 
 
-def _run(
-    model: Any, inputs: Inputs, canvas: Canvas, total: int, steps_per_piece: int | None
-) -> Iterator[Trace]:
-    policy = canvas.policy
-    tokens = torch.as_tensor(canvas.tokens, device=model.device)
-    state = initial_state(model, inputs, tokens, policy)
-    end = 0
-    while end < total:
-        end = min(total, end + (steps_per_piece or total))
-        advance(model, inputs, state, end, policy)
+def sample_progress(
+    model: Any,
+    prompt: Any,
+    config: SamplingConfig,
+    attention_mask: Any = None,
+    generator: Randomness = None,
+    *,
+    steps_per_piece: int | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Iterator[Progress]:
+    """Like `sample_stepwise`, and tells model calls and canvas lengths too.
+
+    `should_stop` is asked after every block whether a row is finished. Without `steps_per_piece`
+    there is a piece after every block where rows may end or lengths change, else one.
+    """
+    answers = lay_out(model.config, on_host(prompt), config, on_host(attention_mask))
+    seeds = _row_seeds(generator, len(answers.tokens), config)
+    return run(TorchDevice(model, config, seeds), answers, steps_per_piece, should_stop)
+
+
+class Placed(NamedTuple):
+    """A canvas on the device."""
+
+    inputs: Inputs
+    state: State
+    policy: Policy
+    rows: Int[np.ndarray, " R"]
+
+
+class TorchDevice:
+    """Runs a model on canvases: see `common.driver.Device`."""
+
+    def __init__(self, model: Any, config: SamplingConfig, seeds: list[RowSeed]):
+        self.model, self.config, self.seeds = model, config, seeds
+
+    def place(self, canvas: Canvas, placed: Placed | None) -> Placed:
+        seeds, device = [self.seeds[row] for row in canvas.rows], self.model.device
+        inputs = Inputs.of(canvas, self.config, seeds, device)
+        tokens, policy = torch.as_tensor(canvas.tokens, device=device), canvas.policy
+        if placed is None or canvas.step == 0:
+            state = initial_state(self.model, inputs, tokens, policy)
+            return Placed(inputs, state, policy, canvas.rows)
+        own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
+        if policy.is_guided:
+            own = np.concatenate([own, own + len(placed.rows)])
+        with inference(self.model):
+            memory = carried(placed.state.memory, own, tokens.shape[1])
+        state = dataclasses.replace(
+            placed.state,
+            canvas=tokens.long(),
+            order=torch.as_tensor(canvas.order, device=device),
+            confidence=torch.as_tensor(canvas.confidence, device=device),
+            has_ended=torch.zeros(len(canvas.rows), dtype=torch.bool, device=device),
+            memory=memory,
+            open_blocks=open_blocks(inputs, policy, canvas.block),
+            call=0,
+        )
+        return Placed(inputs, state, policy, canvas.rows)
+
+    def advance(self, placed: Placed, end_block: int, end_step: int) -> Placed:
+        advance(self.model, placed.inputs, placed.state, end_step, end_block, placed.policy)
+        return placed
+
+    def fetch(self, placed: Placed) -> Snapshot:
+        state = placed.state
         parts = (state.canvas.int(), state.order, state.confidence)
-        yield canvas.trace(*(part.cpu().numpy().copy() for part in parts))
-        if state.is_finished:
-            return
+        arrays = (part.cpu().numpy() for part in parts)
+        return Snapshot(*arrays, block=state.block, step=state.step)
+
+    def foresee(self, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
+        found = foresee(self.model, placed.inputs, placed.state.canvas, placed.policy)
+        is_end, confidence = (part.cpu().numpy() for part in found)
+        return is_end, confidence
 
 
 def _row_seeds(generator: Randomness, rows: int, config: SamplingConfig) -> list[RowSeed]:

@@ -53,7 +53,7 @@ class Inputs:
         return cls(
             visible=visible,
             positions=torch.as_tensor(canvas.positions, device=device),
-            known=torch.as_tensor(canvas.tokens != policy.mask_id, device=device),
+            known=torch.as_tensor(canvas.known, device=device),
             seeds=seeds,
             transfers=torch.as_tensor(counts, device=device),
             planned=counts,

@@ -9,6 +9,7 @@ Shape letters: B rows, L canvas length.
 """
 
 import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,20 +50,29 @@ class State:
     """Calls that the memory has seen."""
 
     @property
+    def block(self) -> int:
+        """The active block; beyond all others when nothing is left to do."""
+        return self.open_blocks[0] if self.open_blocks else sys.maxsize
+
+    @property
     def is_finished(self) -> bool:
         """Whether no block is left to work on."""
         return not self.open_blocks
 
 
-def advance(model: Any, inputs: Inputs, state: State, end_step: int, policy: Policy) -> State:
-    """Runs steps until `end_step`, or until nothing is left to fill."""
+def advance(
+    model: Any, inputs: Inputs, state: State, end_step: int, end_block: int, policy: Policy
+) -> State:
+    """Runs until `end_step` calls were made, `end_block` is active, or nothing is left to fill."""
     with inference(model):
-        return _advance(model, inputs, state, end_step, policy)
+        return _advance(model, inputs, state, end_step, end_block, policy)
 
 
-def _advance(model: Any, inputs: Inputs, state: State, end_step: int, policy: Policy) -> State:
+def _advance(
+    model: Any, inputs: Inputs, state: State, end_step: int, end_block: int, policy: Policy
+) -> State:
     body, reader = Body.of(model, inputs, policy), reader_of(policy)
-    while state.step < end_step and not state.is_finished:
+    while state.step < end_step and state.block < end_block:
         first = state.open_blocks[0] * policy.block_length
         block_start = inputs.prompt_length + first
         block_end = block_start + policy.block_length
@@ -141,8 +151,6 @@ def _is_any(tokens: Tensor, ids: tuple[int, ...]) -> Tensor | None:
 
 def initial_state(model: Any, inputs: Inputs, canvas: Int[Tensor, "B L"], policy: Policy) -> State:
     """The state before the first step; its memory is empty."""
-    size = policy.block_length
-    blocks = range(inputs.plan.num_blocks)
     with inference(model):
         memory = reader_of(policy).start(Body.of(model, inputs, policy), policy)
     return State(
@@ -151,5 +159,12 @@ def initial_state(model: Any, inputs: Inputs, canvas: Int[Tensor, "B L"], policy
         confidence=torch.zeros_like(canvas, dtype=torch.float32),
         has_ended=torch.zeros(len(canvas), dtype=torch.bool, device=canvas.device),
         memory=memory,
-        open_blocks=[b for b in blocks if inputs.planned[:, b * size : (b + 1) * size].any()],
+        open_blocks=open_blocks(inputs, policy, 0),
     )
+
+
+def open_blocks(inputs: Inputs, policy: Policy, first: int) -> list[int]:
+    """Blocks with masks, from the block `first` on."""
+    size = policy.block_length
+    blocks = range(first, inputs.planned.shape[1] // size)
+    return [b for b in blocks if inputs.planned[:, b * size : (b + 1) * size].any()]

@@ -5,12 +5,17 @@ Names and defaults are those of the released `generate`.
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from jaxllada.common.config.cache import CACHES, BlockCausalCache, Cache
-from jaxllada.common.config.canvas_policy import CANVASES, CanvasPolicy
+from jaxllada.common.config.canvas_policy import (
+    CANVASES,
+    CanvasPolicy,
+    FixedCanvas,
+    check_canvas,
+)
 from jaxllada.common.config.selection import SELECTIONS, Selection
 from jaxllada.common.config.spec import from_spec, to_spec
 from jaxllada.common.errors import UserError, nearest
@@ -33,9 +38,10 @@ class SamplingConfig:
     """
 
     steps: int = 128
-    """Model calls for the whole answer, shared equally by the blocks."""
+    """Model calls for the whole answer, shared equally by the blocks; for one block where the
+    canvas changes."""
     gen_length: int = 128
-    """Answer length in tokens."""
+    """Answer length in tokens; the most an answer gets where the canvas changes."""
     block_length: int = 128
     """Tokens per block; blocks are finished from left to right. Must divide `gen_length`."""
     temperature: float = 0.0
@@ -54,6 +60,8 @@ class SamplingConfig:
     """`official-2025` repeats the accidental behaviour of the sampler released in October 2025."""
     stop_at_eos: bool = False
     """Stop a row after the block in which it produced its first end-of-sequence token."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Ids that stop a row as the end-of-sequence token does, whatever `stop_at_eos` says."""
     selection: str = "fixed"
     """Which predictions of a step are kept, and how many."""
     cache: str = "none"
@@ -61,7 +69,8 @@ class SamplingConfig:
     attention: Attention = "full"
     """What tokens see: the whole canvas, or no later block, as block-diffusion models learn it."""
     canvas: str = "fixed"
-    """How the canvas of the answer is laid out and grows."""
+    """How the canvas of the answer is laid out: fixed, grow (block by block until it ends) or
+    adaptive[:start,window,confidence,low,high] (as long as the model thinks it should be)."""
 
     def __post_init__(self) -> None:
         for name, kinds in _SPECS.items():
@@ -82,14 +91,16 @@ class SamplingConfig:
         _one_of("remasking", self.remasking, get_args(Remasking))
         if self.compat is not None:
             _one_of("compat", self.compat, get_args(Compat))
+        object.__setattr__(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
         if self.eot_token_id is not None and integer("eot_token_id", self.eot_token_id) < 0:
             raise UserError(f"eot_token_id={self.eot_token_id} must be a token id or null")
+        check_canvas(self)
         if self.gen_length % self.block_length:
             raise UserError(
                 f"gen_length={self.gen_length} is not a whole number of blocks of"
                 f" block_length={self.block_length}; {_divisors(self.gen_length)} would be"
             )
-        if self.steps % self.num_blocks:
+        if self.is_fixed and self.steps % self.num_blocks:
             below = self.steps - self.steps % self.num_blocks
             options = [str(n) for n in (below, below + self.num_blocks) if n]
             raise UserError(
@@ -98,7 +109,18 @@ class SamplingConfig:
             )
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the canvas keeps its length."""
+        return isinstance(self.canvas_rule, FixedCanvas)
+
+    @property
+    def steps_per_block(self) -> int:
+        """Steps among which the masks of one block are divided."""
+        return self.steps // self.num_blocks if self.is_fixed else self.steps
+
+    @property
     def num_blocks(self) -> int:
+        """Blocks of the whole answer; the most it gets where the canvas changes."""
         return self.gen_length // self.block_length
 
     @property
@@ -140,6 +162,16 @@ def non_negative(name: str, value: Any) -> None:
         valid = False
     if not valid:
         raise UserError(f"{name}={value!r} must be a finite number, 0 or larger")
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    """Token ids as a tuple; raises `UserError` for anything else."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise UserError(f"{name}={value!r} must be a list of token ids")
+    ids = tuple(integer(name, token) for token in value)
+    if any(token < 0 for token in ids):
+        raise UserError(f"{name}={list(ids)} must hold token ids, 0 or larger")
+    return ids
 
 
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:

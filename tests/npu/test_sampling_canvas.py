@@ -1,0 +1,195 @@
+"""Canvases that change: growing, adaptive, rows that end, batches that shrink."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.errors import UserError
+from npu_backend.sampling import generate
+from npu_backend.sampling.generate import sample, sample_stepwise, sample_trace
+from npu_backend.sampling.gumbel import RowSeed
+from npu_backend.sampling.loop import advance
+from tests.npu.table_model import TableModel, logits_of
+from tests.plain_canvas import ending_table, plain_adaptive, plain_grow, sloping_table
+
+EOS, MASK = TableModel.config.eos_token_id, TableModel.config.mask_token_id
+PROMPT = np.array([[4, 8, 15, 16, 23]], np.int32)
+FIXED = SamplingConfig(steps=12, gen_length=24, block_length=4, stop_at_eos=True)
+GROW = dataclasses.replace(FIXED, steps=2, canvas="grow")
+ADAPTIVE = dataclasses.replace(
+    GROW, gen_length=48, canvas="adaptive:start=6,window=3,confidence=0.3"
+)
+# Prompts of one to five tokens, so that an end at one position is in different blocks.
+RAGGED = np.array([[0] * (5 - n) + [3 * n + i for i in range(n)] for n in range(1, 6)], np.int32)
+SEEN = np.array([[0] * (5 - n) + [1] * n for n in range(1, 6)])
+
+
+def model_of(table, seed=3):
+    model = TableModel(seed)
+    with torch.no_grad():
+        model.table.copy_(torch.from_numpy(table))
+    return model
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    """(rows, length) of every canvas that came to the device."""
+    shapes, place = [], generate.TorchDevice.place
+
+    def recorded(self, canvas, before):
+        shapes.append(canvas.tokens.shape)
+        return place(self, canvas, before)
+
+    monkeypatch.setattr(generate.TorchDevice, "place", recorded)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("steps", "block_length", "slots"), [(2, 4, (0, 5, 10, 15)), (9, 4, (3, 11)), (1, 1, (0, 6))]
+)
+def test_growing_is_the_sampler_on_one_more_block_at_a_time(steps, block_length, slots):
+    config = dataclasses.replace(GROW, steps=steps, block_length=block_length)
+    lengths = set()
+    for seed in range(len(slots)):
+        model = model_of(ending_table(seed, slot=slots[seed]), seed)
+        trace = sample_trace(model, PROMPT, config)
+        expected, calls = plain_grow(logits_of(model), PROMPT, config, model.config, [EOS])
+        length = expected.shape[1] - 5
+        np.testing.assert_array_equal(trace.tokens[:, :length], expected[:, 5:])
+        assert (trace.tokens[:, length:] == EOS).all()
+        assert trace.num_steps == calls
+        lengths.add(length)
+    assert len(lengths) == len(slots)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_adaptive_lengths_are_those_of_the_slow_loop(seed):
+    model = model_of(sloping_table(seed, place=10), seed)
+    expected, lengths = plain_adaptive(logits_of(model), PROMPT, ADAPTIVE, model.config, [EOS])
+    length = expected.shape[1] - 5
+    progress = list(generate.sample_progress(model, PROMPT, ADAPTIVE))
+    assert [part.columns for part in progress[: len(lengths) - 1]] == lengths[1:]
+    tokens = progress[-1].trace.tokens
+    np.testing.assert_array_equal(
+        tokens[:, :length], np.where(expected == MASK, EOS, expected)[:, 5:]
+    )
+    assert (tokens[:, length:] == EOS).all()
+    # Each length that was tried first and each decision between blocks took a call.
+    looks = 1 + (lengths[0] - 8) // 4 + len(lengths) - 1
+    assert progress[-1].nfe == progress[-1].trace.num_steps + looks
+
+
+def test_adaptive_lengths_grow_and_shrink_in_these_tests():
+    found = {}
+    for seed in range(4):
+        model = model_of(sloping_table(seed, place=10), seed)
+        _, lengths = plain_adaptive(logits_of(model), PROMPT, ADAPTIVE, model.config, [EOS])
+        found[seed] = np.sign(np.diff(lengths))
+    assert {-1, 0, 1} <= {int(sign) for signs in found.values() for sign in signs}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("config", [FIXED, GROW, ADAPTIVE], ids=["fixed", "grow", "adaptive"])
+def test_rows_of_a_batch_that_shrinks_are_those_of_rows_alone(config, temperature, placed):
+    config = dataclasses.replace(config, temperature=temperature)
+    table = sloping_table(3, 10) if config.canvas.startswith("adaptive") else ending_table(3, 7)
+    model, keys = model_of(table), [RowSeed(5, row) for row in range(5)]
+    together = sample_trace(model, RAGGED, config, SEEN, keys)
+    batches = [rows for rows, _ in placed]
+    assert batches == sorted(batches, reverse=True)
+    assert min(batches) < 5
+    for row, length in enumerate(range(1, 6)):
+        alone = sample_trace(
+            model, RAGGED[row : row + 1, 5 - length :], config, generator=keys[row : row + 1]
+        )
+        np.testing.assert_array_equal(together.tokens[row], alone.tokens[0])
+        np.testing.assert_array_equal(together.order[row], alone.order[0])
+        np.testing.assert_allclose(together.confidence[row], alone.confidence[0], rtol=1e-6)
+
+
+def test_finished_rows_are_dropped(placed):
+    """The ends are in blocks 2, 2, 1, 1 and 1 (from 0) of the answers."""
+    sample(model_of(ending_table(3, 5)), RAGGED, FIXED, SEEN)
+    assert [rows for rows, _ in placed] == [5, 2]
+
+
+def test_a_run_without_decisions_is_one_piece_on_the_device(monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return advance(*args, **kwargs)
+
+    monkeypatch.setattr(generate, "advance", counted)
+    model = model_of(ending_table(3, 6))
+    for config, rows in [(FIXED, 1), (dataclasses.replace(FIXED, stop_at_eos=False), 5)]:
+        calls.clear()
+        sample(model, RAGGED[:rows], config, SEEN[:rows])
+        assert len(calls) == 1
+    calls.clear()
+    sample(model, RAGGED, FIXED, SEEN)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("config", [FIXED, GROW], ids=["fixed", "grow"])
+def test_own_stop_ids_and_functions_end_rows_after_their_block(config):
+    model = model_of(ending_table(3, 23))
+    full = sample_trace(model, PROMPT, config).tokens[0]
+    stop = int(full[6])
+    length = (int(np.argmax(full == stop)) // 4 + 1) * 4
+    by_id = sample_trace(model, PROMPT, dataclasses.replace(config, stop_token_ids=(stop,)))
+    asked = []
+
+    def should_stop(tokens):
+        asked.append(list(tokens))
+        return stop in tokens
+
+    (*_, last) = generate.sample_progress(model, PROMPT, config, should_stop=should_stop)
+    for tokens in (by_id.tokens[0], last.trace.tokens[0]):
+        np.testing.assert_array_equal(tokens[:length], full[:length])
+        assert (tokens[length:] == EOS).all()
+    assert asked == [full[:end].tolist() for end in range(4, length + 1, 4)]
+
+
+@pytest.mark.parametrize("config", [GROW, ADAPTIVE], ids=["grow", "adaptive"])
+@pytest.mark.parametrize("steps_per_piece", [1, 3])
+def test_pieces_of_changing_canvases_give_the_same_tokens(config, steps_per_piece):
+    model = model_of(sloping_table(0, 10))
+    whole = sample_trace(model, PROMPT, config)
+    pieces = list(sample_stepwise(model, PROMPT, config, steps_per_piece=steps_per_piece))
+    assert len(pieces) >= whole.num_steps / steps_per_piece
+    for piece in pieces[:-1]:
+        shown = piece.order >= 0
+        np.testing.assert_array_equal(piece.tokens[shown], whole.tokens[shown])
+    np.testing.assert_array_equal(pieces[-1].order, whole.order)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"canvas": "adaptive", "logits_eos_inf": True},
+            "canvas=adaptive looks for .* logits_eos_inf=true",
+        ),
+        ({"canvas": "adaptive", "compat": "official-2025"}, "compat=official-2025"),
+        ({"canvas": "grow", "cache": "dllm"}, "canvas=grow changes .* cache=dllm"),
+        ({"canvas": "adaptive:low=0.7"}, "low=0.7 must be at most high=0.6"),
+        ({"canvas": "adaptive:start=0"}, "start=0 must be at least 1"),
+        ({"canvas": "grows"}, "did you mean 'grow'"),
+        ({"stop_token_ids": (-1,)}, "stop_token_ids"),
+        ({"stop_token_ids": 3}, "stop_token_ids"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        SamplingConfig(**options)
+
+
+def test_masks_in_a_prompt_need_a_fixed_canvas():
+    prompt = np.array([[4, MASK, 5]])
+    config = dataclasses.replace(GROW, compat="official-2025")
+    with pytest.raises(UserError, match="canvas=grow"):
+        sample(TableModel(), prompt, config)
