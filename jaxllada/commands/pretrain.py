@@ -7,8 +7,6 @@ Everything lands in output_dir: settings, model config and tokenizer, metrics.js
 checkpoints and a text sample for each of them. The folder itself is a model for every other verb.
 """
 
-import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxllada.common.config.train import TrainConfig
@@ -61,9 +59,11 @@ def _task(
 ) -> "Task":
     """Reads the data and puts together what the loop needs."""
     from jaxllada.common.run.evaluation import baselines
+    from jaxllada.common.run.samples import probes_of
     from jaxllada.common.run.verbs import rows_of
     from jaxllada.train.inputs import make_validation, train_source
     from jaxllada.train.loop import Task
+    from jaxllada.train.samples import make_sampler
     from jaxllada.train.start import compute_config, split_abstract, starting_params
 
     compute = compute_config(config)
@@ -83,44 +83,6 @@ def _task(
         evaluate=None
         if test is None
         else make_validation(config, graphdef, model, test, mesh, tokenizer),
-        sample=_text_sampler(config, graphdef, tokenizer) if config.sample_length else None,
+        sample=make_sampler(config, graphdef, tokenizer, probes_of(config, tokenizer, rows)),
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),
     )
-
-
-def _text_sampler(
-    config: TrainConfig, graphdef: Any, tokenizer: "Tokenizer"
-) -> Callable[[Any], str] | None:
-    """Returns a function from weights to a page of sampled texts, the same noise every time."""
-    import jax
-    import numpy as np
-    from flax import nnx
-
-    from jaxllada.causal_engine import engine_of
-    from jaxllada.common.config.sampling import SamplingConfig
-    from jaxllada.sampling.generate import sample
-
-    if jax.process_count() > 1:
-        return None
-    length = config.sample_length
-    options = SamplingConfig(
-        steps=length, gen_length=length, block_length=math.gcd(length, 32), temperature=0.5
-    )
-    # An empty prompt is the start of a document, which follows the end of another.
-    prompts = [
-        tokenizer.encode(text) or [tokenizer.eos_id] for text in config.sample_prompts or [""]
-    ]
-
-    def page(params: Any) -> str:
-        model = nnx.merge(graphdef, params)
-        texts = []
-        for ids in prompts:
-            if model.config.is_causal:
-                tokens = [*ids, *engine_of(model).generate([ids], options)[0].tokens]
-            else:
-                key = jax.random.key(0)
-                tokens = np.asarray(sample(model, np.array([ids], np.int32), options, key=key))[0]
-            texts.append(tokenizer.decode(tokens))
-        return "\n\n----\n\n".join(texts) + "\n"
-
-    return page

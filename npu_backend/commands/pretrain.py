@@ -8,10 +8,8 @@ for both packages, with the training state inside it.
 """
 
 import dataclasses
-import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,11 +140,13 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
     """Reads the data and puts together what the loop needs."""
     from jaxllada.common.config.compute import compute_config
     from jaxllada.common.run.evaluation import baselines
+    from jaxllada.common.run.samples import probes_of
     from jaxllada.common.run.verbs import rows_of
     from npu_backend.probe import choose_kernels
     from npu_backend.sharding import one_first
     from npu_backend.train.inputs import make_validation, train_source
     from npu_backend.train.loop import Task
+    from npu_backend.train.samples import make_sampler
     from npu_backend.train.start import make_network, set_weights
 
     compute = compute_config(config)
@@ -170,41 +170,9 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
         measure=None
         if test is None
         else make_validation(config, objective, model, test, mesh, tokenizer),
-        write_sample=_text_sampler(config, network, tokenizer, mesh),
+        write_sample=make_sampler(
+            config, network, tokenizer, probes_of(config, tokenizer, rows), mesh
+        ),
         fused_optimizer=mesh.device.type != "npu" or kernels.adamw,
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),
     )
-
-
-def _text_sampler(
-    config: Config, network: Any, tokenizer: "Tokenizer", mesh: "Mesh"
-) -> Callable[[], str] | None:
-    """Returns a function that samples a page of texts, the same noise every time."""
-    import torch
-
-    from jaxllada.common.config.sampling import SamplingConfig
-    from npu_backend.sampling.generate import sample
-
-    if mesh.size > 1 or not config.sample_length:
-        return None
-    length = config.sample_length
-    options = SamplingConfig(
-        steps=length, gen_length=length, block_length=math.gcd(length, 32), temperature=0.5
-    )
-    # An empty prompt is the start of a document, which follows the end of another.
-    prompts = [
-        tokenizer.encode(text) or [tokenizer.eos_id] for text in config.sample_prompts or [""]
-    ]
-
-    def page() -> str:
-        texts = []
-        network.eval()
-        for ids in prompts:
-            generator = torch.Generator().manual_seed(0)
-            prompt = torch.tensor([ids], device=mesh.device)
-            tokens = sample(network, prompt, options, generator=generator)
-            texts.append(tokenizer.decode(tokens[0].cpu().numpy()))
-        network.train()
-        return "\n\n----\n\n".join(texts) + "\n"
-
-    return page

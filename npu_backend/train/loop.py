@@ -14,6 +14,7 @@ from jaxllada.common.run import loop
 from jaxllada.common.run.evaluation import Evaluation
 from jaxllada.common.run.loop import Outcome, run_loop
 from jaxllada.common.run.run_folder import RunFolder
+from jaxllada.common.run.samples import Samples
 from npu_backend.sharding import Mesh, largest
 from npu_backend.train.evaluate import holding
 from npu_backend.train.optim import make_optimizer
@@ -32,7 +33,7 @@ class Task(loop.Task):
         objective: the network with its loss, ready for the processes of `mesh`.
         set_weights: puts the initial weights into it; called by a run that starts anew.
         measure: measures the weights that are in `objective`; None without validation rows.
-        write_sample: writes a text with them; None for no samples.
+        write_sample: writes a page of texts with them; None for no samples.
         on_begin: called once the run folder is this run's.
         fused_optimizer: whether AdamW is one kernel.
     """
@@ -42,7 +43,7 @@ class Task(loop.Task):
     set_weights: Callable[[], None]
     mesh: Mesh
     measure: Callable[[], Evaluation] | None = None
-    write_sample: Callable[[], str] | None = None
+    write_sample: Callable[[], Samples] | None = None
     on_begin: Callable[[], None] = lambda: None
     fused_optimizer: bool = True
 

@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxllada.common.errors import UserError
 from jaxllada.common.run.guard import TrainingDivergedError
 from jaxllada.common.run.run_folder import RunFolder
+from jaxllada.common.run.samples import Samples
 from jaxllada.restore import load_run_params
 from tests.jax.tiny_run import (
     DROPPING,
@@ -269,7 +270,7 @@ def test_a_run_learns_evaluates_and_leaves_a_complete_folder(tmp_path, monkeypat
         save_steps=0, ema_decay=0.8,
     )  # fmt: skip
     outcome = run_training(
-        config, sample=lambda params: "a sample\n", baselines={"uniform_bound": 4.9}
+        config, sample=lambda params: Samples("a sample\n"), baselines={"uniform_bound": 4.9}
     )
     assert outcome.first is not None
     assert outcome.last is not None

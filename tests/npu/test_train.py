@@ -19,6 +19,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.run.guard import TrainingDivergedError
 from jaxllada.common.run.metrics import BINS
 from jaxllada.common.run.run_folder import RunFolder
+from jaxllada.common.run.samples import Samples
 from npu_backend.diffusion.loss import masked_diffusion_loss
 from npu_backend.models.lora import add_adapters
 from npu_backend.sharding import Mesh
@@ -381,7 +382,7 @@ def test_a_run_learns_evaluates_and_leaves_a_complete_folder(tmp_path):
         tmp_path, max_steps=60, eval_strategy="steps", eval_steps=0.5, learning_rate=1e-2,
         save_steps=0, ema_decay=0.8,
     )  # fmt: skip
-    outcome = run_training(config, write_sample=lambda: "a sample\n", rows=make_rows())
+    outcome = run_training(config, write_sample=lambda: Samples("a sample\n"), rows=make_rows())
     assert outcome.last.bound < outcome.first.bound - 1
     bounds = {row["step"]: row["eval_bound"] for row in read_log(tmp_path) if "eval_bound" in row}
     assert list(bounds) == [0, 30, 60]

@@ -17,6 +17,7 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.train import TrainConfig, interval
 from jaxllada.common.data.batches import Batch, BatchSource, StreamSource, prefetch
 from jaxllada.common.notices import warn
+from jaxllada.common.run.alarm import EosAlarm
 from jaxllada.common.run.evaluation import Evaluation
 from jaxllada.common.run.guard import Guard
 from jaxllada.common.run.metrics import StepMetrics
@@ -24,6 +25,7 @@ from jaxllada.common.run.profiler import Profiler
 from jaxllada.common.run.progress import Progress
 from jaxllada.common.run.run_folder import RunFolder, check_same, identity
 from jaxllada.common.run.run_log import RunLog
+from jaxllada.common.run.samples import Samples
 from jaxllada.common.run.signals import StopSignal
 from jaxllada.common.schedule import learning_rate_schedule
 from jaxllada.common.tokenizer import Tokenizer
@@ -40,7 +42,7 @@ class Task:
     Attributes:
         tokenizer: saved in the run folder, so that the folder is a model for every verb.
         evaluate: measures weights on the validation rows; None without any.
-        sample: writes a text with given weights; None for no samples.
+        sample: writes a page of texts with given weights; None for no samples.
         baselines: `uniform_bound` and `unigram_bound` in nats per token, for the log.
     """
 
@@ -49,7 +51,7 @@ class Task:
     total_steps: int
     tokenizer: Tokenizer | None = None
     evaluate: Callable[[Any], Evaluation] | None = None
-    sample: Callable[[Any], str] | None = None
+    sample: Callable[[Any], Samples] | None = None
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -193,9 +195,12 @@ class _Run:
         """The story of a run."""
         total, log_every = self.task.total_steps, self.config.logging_steps
         eval_every, save_every = self._eval_interval(), interval(self.config.save_steps, total)
+        sample_every = interval(self.config.sample_steps, total)
         if self.step == 0:
             self.log.tracking.log(self.task.baselines, 0)
             self.first = self._evaluate()
+            if sample_every:
+                self._sample()
         unseen: collections.deque[StepMetrics] = collections.deque()
         batches, stopped = self._batches(), 0
         self.log.restart_clock()
@@ -218,8 +223,11 @@ class _Run:
             is_measured = is_last or (eval_every > 0 and self.step % eval_every == 0)
             if is_measured:
                 self._evaluate()
-            if is_last or stopped or (save_every > 0 and self.step % save_every == 0):
+            is_saved = is_last or stopped or (save_every > 0 and self.step % save_every == 0)
+            if is_saved:
                 self._save(is_measured)
+            if is_last or (self.step % sample_every == 0 if sample_every else is_saved):
+                self._sample()
 
         batches.close()
         self.profiler.stop()
@@ -269,7 +277,7 @@ class _Run:
         return self.last
 
     def _save(self, is_measured: bool) -> None:
-        """Saves the state, a text sample and the picture of the losses so far."""
+        """Saves the state and the picture of the losses so far."""
         with self.log.pause():
             meta = {
                 "identity": self.identity,
@@ -280,13 +288,18 @@ class _Run:
             }
             metric = self.last.bound if is_measured and self.last is not None else None
             self.checkpoints.save(self.step, self.backend.state, meta, metric)
-            if self.task.sample is not None:
-                text = self.task.sample(self.backend.weights())
-                self.log.tracking.text("sample", text, self.step)
-                if self.backend.is_main:
-                    self.folder.save_sample(self.step, text)
             if self.backend.is_main:
                 self.folder.draw_losses()
+
+    def _sample(self) -> None:
+        """Writes a page of texts with the weights there are now."""
+        if self.task.sample is None:
+            return
+        with self.log.pause():
+            page = self.task.sample(self.backend.weights())
+            if self.backend.is_main:
+                self.folder.save_sample(self.step, page.text)
+            self.log.samples(self.step, page)
 
     def _roll_back(self) -> None:
         """Returns to the last checkpoint before the trouble, or to the start.
@@ -330,4 +343,5 @@ class _Run:
         tracking.start(config.to_dict(), self.run_id)
         total = self.task.total_steps
         progress = Progress(total, resume or 0, is_main=backend.is_main)
-        return RunLog(tracking, progress, backend.fetch)
+        alarm = EosAlarm(config.pad_policy, config.group_by_length)
+        return RunLog(tracking, progress, backend.fetch, alarm)

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+from jaxllada.common.run.alarm import EosAlarm
 from jaxllada.common.run.evaluation import Evaluation
 from jaxllada.common.run.metrics import StepMetrics, Window
 from jaxllada.common.run.progress import Progress
+from jaxllada.common.run.samples import Samples
 from jaxllada.common.tracking import Tracking
 
 
@@ -17,7 +19,11 @@ class RunLog:
     Tokens per second count training alone: what happens under `pause` is taken off the clock.
     """
 
-    EMPTY: ClassVar[dict[str, Any]] = {"tokens": 0.0, "window": Window().state()}
+    EMPTY: ClassVar[dict[str, Any]] = {
+        "tokens": 0.0,
+        "window": Window().state(),
+        "alarm": EosAlarm().state(),
+    }
     """State before the first step."""
 
     def __init__(
@@ -25,9 +31,11 @@ class RunLog:
         tracking: Tracking,
         progress: Progress,
         fetch: Callable[[list[StepMetrics]], list[StepMetrics]] = list,
+        alarm: EosAlarm | None = None,
     ):
         self.tracking, self.progress = tracking, progress
         self.window, self.tokens = Window(fetch), 0.0
+        self.alarm = alarm or EosAlarm()
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -63,7 +71,18 @@ class RunLog:
         line |= {"tokens_per_second": fresh / seconds}
         self.tracking.log(line, step)
         self.progress.line(step, line)
+        self._alarm(step, self.alarm.look(line))
         self.restart_clock()
+
+    def samples(self, step: int, page: Samples) -> None:
+        """Gives a page of samples to the trackers; the run folder has its own copy."""
+        self.tracking.text("sample", page.text, step)
+        self._alarm(step, self.alarm.hear(page))
+
+    def _alarm(self, step: int, message: str | None) -> None:
+        if message is not None:
+            self.tracking.log({"event": "eos_flood", "message": message}, step)
+            self.tell(f"warning: step {step}: {message}")
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Writes the result of an evaluation."""
@@ -95,12 +114,17 @@ class RunLog:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to carry, so that a resumed run writes the same lines."""
-        return {"tokens": self.tokens, "window": self.window.state()}
+        return {
+            "tokens": self.tokens,
+            "window": self.window.state(),
+            "alarm": self.alarm.state(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint."""
         self.tokens = float(state["tokens"])
         self.window.load(state["window"])
+        self.alarm.load(state.get("alarm", {}))
         self.restart_clock()
 
     def finish(self, status: str) -> None:
