@@ -1,8 +1,13 @@
 """Tokenises a data set once: into the cache, or as a folder that `load_preprocessed_data` reads.
 
 jaxllada prepare --dataset_args pystdlib --tokenizer_name_or_path tokenizers/pystdlib
+jaxllada prepare --dataset_args alpaca.json+chats.jsonl --tokenizer_name_or_path llada-8b \\
+    --output_dir data/alpaca
+
+Interrupted, it goes on where it was when the command is given again.
 """
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,17 +45,21 @@ class Config:
     drop_tail: bool = True
     """Drop the last, short piece of the packed text."""
     num_proc: int = 1
-    """1: tokenise on one core; more: on all cores."""
+    """Cores that tokenise."""
     load_preprocessed_data: bool = False
     """dataset_args names folders written by `save_to_disk`."""
     kind: Literal["auto", "pretrain", "sft"] = "auto"
     """Take rows as running text or as prompt and answer where a source could be both."""
+    on_bad_row: Literal["skip", "error"] = "skip"
+    """Rows without an answer or text, broken lines and the like: leave them out and say which, or
+    stop at the first."""
     truncation: Literal["right", "filter"] = "right"
     """Prompt/answer rows longer than max_length: keep the first tokens, or filter them out."""
     mask_prompt_loss: bool = True
     """Count only answers in the loss."""
     dialogue_turns: Literal["random", "last"] = "random"
-    """Keep every answer of a dialogue, or the last."""
+    """Write a dialogue as one row for each of its answers, with all before as the prompt (LLaDA,
+    arXiv:2502.09992v3, B.1), or only the last."""
 
     def __post_init__(self) -> None:
         for key in ("dataset_args", "tokenizer_name_or_path"):
@@ -63,7 +72,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Prepares, shows three rows and prints what there is."""
-    from jaxllada.common.data.sources import RowOptions, load_rows, prepare_sources
+    from jaxllada.common.data.sources import RowOptions, for_chat, load_rows, prepare_sources
     from jaxllada.common.tokenizer import Tokenizer
 
     target = Path(config.output_dir) if config.output_dir else None
@@ -72,16 +81,19 @@ def run(config: Config) -> None:
             f"output_dir={config.output_dir!r}: exists; choose another folder or set "
             "overwrite_output_dir: true"
         )
-    tokenizer = Tokenizer.from_folder(config.tokenizer_name_or_path)
     options = RowOptions.of(config)
+    tokenizer = for_chat(
+        Tokenizer.from_folder(config.tokenizer_name_or_path), config.dataset_args, options
+    )
     start = time.perf_counter()
     prepared = prepare_sources(config.dataset_args, tokenizer, options)
-    rows = load_rows(config.dataset_args, tokenizer, options)
+    rows = load_rows(config.dataset_args, tokenizer, options, tells=False)
     spent = time.perf_counter() - start
     _show(rows["train"], tokenizer)
     for folder, facts in prepared:
         for split, about in facts["splits"].items():
-            print(f"{facts['source']} {split}: {_summary(about)}")
+            first, *more = _summary(about)
+            print(f"{facts['source']} {split}: {first}", *more, sep="\n")
         print(f"  in {folder}")
     if target:
         _save(target, rows, tokenizer)
@@ -89,26 +101,50 @@ def run(config: Config) -> None:
     print(f"done in {spent:.1f} s")
 
 
-def _summary(about: dict[str, int]) -> str:
-    text = f"{about['rows']:,} rows, {about['tokens']:,} tokens"
+def _summary(about: dict[str, Any]) -> list[str]:
+    """Says in lines what a split holds, and what was left out of it and why."""
+    lines = [f"{about['rows']:,} rows, {about['tokens']:,} tokens"]
     if "documents" in about:
-        return f"{text} of {about['documents']:,} documents"
-    dropped = f", {about['dropped']:,} rows left out as too long" if about["dropped"] else ""
-    return f"{text}, {about['answers']:,} answers{dropped}"
+        lines[0] += f" of {about['documents']:,} documents"
+    else:
+        share = 100 * about["supervised"] / max(1, about["tokens"])
+        lines[0] += f" ({share:.0f} % in answers), {about['answers']:,} answers"
+    if about["dropped"]:
+        lines.append(f"  left out {about['dropped']:,} of {about['rows_read']:,} rows:")
+        lines += [f"    {count:>7,} {reason}" for reason, count in about["left_out"].items()]
+        lines += [f"    such as {text}" for text in about["examples"]]
+    return lines
 
 
 def _show(rows: "Rows", tokenizer: "Tokenizer") -> None:
+    """Prints some rows; what is trained on is green on a terminal and marked elsewhere."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
     for number in range(min(_SAMPLES, len(rows))):
         place = number * len(rows) // min(_SAMPLES, len(rows))
         row = rows[place]
         row = row.turn(-1) if row.turns else row
-        print(f"--- row {place}: {len(row.tokens)} tokens")
-        if not row.maskable.all():
-            print(f"[prompt] {_shortened(tokenizer.decode(row.tokens[~row.maskable]))}")
-            print(f"[answer] {_shortened(tokenizer.decode(row.tokens[row.maskable]))}")
-        else:
-            print(_shortened(tokenizer.decode(row.tokens)))
+        console.print(f"--- row {place}: {len(row.tokens)} tokens", markup=False)
+        for counts, text in _stretches(row, tokenizer):
+            if console.is_terminal:
+                console.print(text, end="", style="bold green" if counts else "dim", markup=False)
+            else:
+                print(
+                    text if row.maskable.all() else f"[{'answer' if counts else 'prompt'}] {text}"
+                )
+        if console.is_terminal:
+            console.print()
     print("---")
+
+
+def _stretches(row: "Row", tokenizer: "Tokenizer") -> "Iterator[tuple[bool, str]]":
+    """Cuts a row where tokens begin or cease to count."""
+    import numpy as np
+
+    cuts = [0, *(np.flatnonzero(np.diff(row.maskable)) + 1).tolist(), len(row.tokens)]
+    for start, end in itertools.pairwise(cuts):
+        yield bool(row.maskable[start]), _shortened(tokenizer.decode(row.tokens[start:end]))
 
 
 def _shortened(text: str) -> str:

@@ -3,6 +3,7 @@
 jaxllada tokenizer --dataset_args pystdlib --vocab_size 4096 --output_dir tokenizers/pystdlib
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,23 +87,25 @@ def run(config: Config) -> None:
 
 
 def _texts(part: "Part", text_field: str) -> Iterator[str]:
-    """Iterates over the texts of a part; a conversation gives the text of every message."""
+    """Iterates over the texts of a part; a conversation gives the text of every message.
+
+    Rows that cannot be read teach nothing and are passed over.
+    """
     from jaxllada.common.chat import check_messages
+    from jaxllada.common.data.bad_rows import readable
     from jaxllada.common.data.formats import format_of, messages_of
 
     form = format_of(part.columns, text_field, "auto", part.source)
     if form == "ids":
         raise UserError(f"dataset_args: {part.source} is tokenised already; a text is needed")
-    for place, row in enumerate(part.open(0)):
-        where = part.where(place)
-        if form != "text":
-            for message in check_messages(messages_of(row, form, where), f"{where}, messages"):
-                yield message["content"]
-        elif isinstance(row[text_field], str):
-            yield row[text_field]
-        else:
-            kind = type(row[text_field]).__name__
-            raise UserError(f"{where}: column {text_field!r} holds {kind}, expected text")
+    for row in part.open(0):
+        if form == "text":
+            if isinstance(row.get(text_field), str):
+                yield row[text_field]
+            continue
+        with contextlib.suppress(UserError):
+            messages = check_messages(messages_of(readable(row), form))
+            yield from (message["content"] for message in messages)
 
 
 def _bytes_per_token(tokenizer, parts: "list[Part]", text_field: str, most: int = 2_000_000):

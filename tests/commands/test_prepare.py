@@ -105,6 +105,55 @@ def test_prepared_dialogues_are_written_as_pairs(tmp_path, folder, capsys):
     assert answers == ["1<|eot_id|>", "2<|eot_id|>"] * 3
 
 
+def test_what_was_left_out_is_told_with_its_reason(tmp_path, folder, capsys):
+    rows = [{"prompt": f"number {i}", "response": "more words"} for i in range(8)]
+    rows[3]["response"] = ""
+    path = write(tmp_path / "p.jsonl", rows)
+    other = write(tmp_path / "c.jsonl", [{"messages": DIALOGUE}] * 2)
+    argv = [f"dataset_args={path}[test:0] + {other}[test:0]", "tokenizer_name_or_path=" + folder]
+    run_prepare(tmp_path, *argv, f"output_dir={tmp_path / 'out'}", "num_proc=2")
+    out = capsys.readouterr().out
+    assert "p.jsonl train: 7 rows" in out
+    assert "left out 1 of 8 rows" in out
+    assert "1 with an empty answer" in out
+    assert "p.jsonl:4: the answer is empty" in out
+    assert "c.jsonl train: 2 rows" in out
+    import datasets
+
+    written = datasets.load_from_disk(str(tmp_path / "out"))
+    assert written.num_rows == {"train": 7 + 4}
+    assert set(written.column_names["train"]) == {"input_ids", "labels", "prompt_len"}
+    with pytest.raises(UserError, match=r"p.jsonl:4: the answer is empty"):
+        run_prepare(tmp_path, *argv, "on_bad_row=error")
+
+
+def test_samples_are_coloured_on_a_terminal(tmp_path, folder, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    path = write(tmp_path / "p.jsonl", [{"prompt": "more?", "response": "some"}] * 3)
+    argv = [f"dataset_args={path}[test:0]", "tokenizer_name_or_path=" + folder]
+    run_prepare(tmp_path, *argv)
+    out = capsys.readouterr().out
+    assert "\x1b[1;32msome<|eot_id|>\x1b[0m" in out
+    assert "\x1b[2m<|startoftext|>" in out
+
+
+def test_a_tokenizer_of_a_base_model_gets_the_tokens_of_the_template(tmp_path, folder, capsys):
+    full = Tokenizer.from_folder(folder)
+    data = json.loads(full.core.to_str())
+    names = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in names]
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        known = json.loads((tmp_path / "tok" / file).read_text())
+        text = json.dumps(data if file == "tokenizer.json" else known)
+        (tmp_path / "base").mkdir(exist_ok=True)
+        (tmp_path / "base" / file).write_text(text)
+    path = write(tmp_path / "p.jsonl", [{"prompt": "more?", "response": "some"}] * 3)
+    argv = [f"dataset_args={path}[test:0]", f"tokenizer_name_or_path={tmp_path / 'base'}"]
+    run_prepare(tmp_path, *argv, f"output_dir={tmp_path / 'out'}")
+    assert "adding <|start_header_id|>" in capsys.readouterr().err
+    assert Tokenizer.from_folder(tmp_path / "out").eot_id is not None
+
+
 def test_an_output_folder_is_only_replaced_on_request(tmp_path, folder):
     text = str(tmp_path / "text.jsonl")
     target = tmp_path / "out"

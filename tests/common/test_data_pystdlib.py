@@ -2,13 +2,15 @@
 
 import ast
 import hashlib
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 
 import pytest
 
-from jaxllada.common.data import pystdlib
+from jaxllada.common.data import pystdlib, pystdlib_pairs
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,24 @@ def test_titles_read_like_calls():
     builtin = [t for t, _ in pystdlib._members("builtins", __import__("builtins"))]
     assert "str.isalpha()" in builtin
     assert "len(obj, /)" in builtin
+
+
+def test_pairs_ask_for_functions_and_answer_with_what_they_do():
+    """Against docstrings of the objects themselves, imported."""
+    train, test = pystdlib_pairs.pairs("train"), pystdlib_pairs.pairs("test")
+    assert len(train) > 3000
+    assert len(test) > 100
+    known = {pair.prompt.partition("(")[0]: pair for pair in (*train, *test)}
+    for name in ("textwrap.dedent", "bisect.insort_right", "shutil.copymode"):
+        module, function = name.split(".")
+        documented = inspect.getdoc(getattr(importlib.import_module(module), function)) or ""
+        assert " ".join(documented.split("\n\n")[0].split()) == known[name].response
+        assert known[name].prompt.endswith(")")
+
+
+def test_pairs_of_a_module_are_on_the_side_of_its_text():
+    sides = {split: {d.group for d in pystdlib.documents(split)} for split in ("train", "test")}
+    for split, other in (("train", "test"), ("test", "train")):
+        groups = {pystdlib.group_of(pair.module) for pair in pystdlib_pairs.pairs(split)}
+        assert groups <= sides[split]
+        assert not groups & sides[other]

@@ -61,23 +61,24 @@ def format_of(columns: tuple[str, ...], text_field: str, kind: Kind, source: str
 def messages_of(row: dict[str, Any], form: Format) -> list[dict[str, str]]:
     """Returns a row of a chat format as messages; raises BadRow where a column is missing."""
     if form == "messages":
-        return _value(row, "messages")
+        return value_of(row, "messages")
     if form == "conversations":
-        return _sharegpt(_value(row, "conversations"))
+        return _sharegpt(value_of(row, "conversations"))
     if form == "alpaca":
-        question, answer = _value(row, "instruction"), _value(row, "output")
+        question, answer = value_of(row, "instruction"), value_of(row, "output")
         if row.get("input"):
             question = f"{question}\n\n{row['input']}"
     else:
-        known = [name for name in _ANSWERS if row.get(name) is not None]
-        question, answer = _value(row, "prompt"), _value(row, known[0] if known else _ANSWERS[0])
+        name = next((name for name in _ANSWERS if row.get(name) is not None), _ANSWERS[0])
+        question, answer = value_of(row, "prompt"), value_of(row, name)
     if isinstance(question, list):  # prompt and answer that are themselves messages
         tail = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
         return [*question, *tail]
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _value(row: dict[str, Any], column: str) -> Any:
+def value_of(row: dict[str, Any], column: str) -> Any:
+    """Returns what a row has in a column, or raises BadRow where that is nothing."""
     if row.get(column) is None:
         raise BadRow(f"without {column}", f"column {column!r} is missing")
     return row[column]
@@ -85,6 +86,8 @@ def _value(row: dict[str, Any], column: str) -> Any:
 
 def _sharegpt(turns: Any) -> list[dict[str, str]]:
     messages = []
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise BadRow("malformed", "conversations: expected a list of {from, value}")
     for i, turn in enumerate(turns):
         if "role" in turn and "content" in turn:
             messages.append({"role": turn["role"], "content": turn["content"]})

@@ -63,10 +63,15 @@ def documents(split: Split) -> list[Document]:
     return [d for d in everything if (d.group in validation) == (split == "test")]
 
 
+def validation_groups() -> frozenset[str]:
+    """The groups whose texts are the validation split."""
+    return _split()[1]
+
+
 def fingerprint() -> str:
     """Identifies the texts for a cache without reading them: the interpreter and its files."""
     digest = hashlib.blake2b(f"{_FORMAT}\0{sys.version}".encode(), digest_size=16)
-    for name, path in sorted({**_source_files(), **_compiled_files()}.items()):
+    for name, path in sorted({**source_files(), **_compiled_files()}.items()):
         state = path.stat()
         digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     return digest.hexdigest()
@@ -126,8 +131,8 @@ def _long_lines(text: str) -> set[str]:
     return {line for line in lines if len(line) >= _LONG_LINE}
 
 
-def _group(module: str) -> str:
-    """`_pydecimal`, `_decimal` and `decimal` document the same thing."""
+def group_of(module: str) -> str:
+    """What a module is split with; `_pydecimal`, `_decimal` and `decimal` document one thing."""
     return module.removeprefix("_py").removeprefix("_") or module
 
 
@@ -140,7 +145,7 @@ def _topics() -> Iterator[Document]:
         yield Document(f"topic:{name}", "topic", text.strip() + "\n", f"topic:{name}")
 
 
-def _source_files() -> dict[str, Path]:
+def source_files() -> dict[str, Path]:
     """Returns the Python files that are read, by their name below the standard library."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = {}
@@ -164,7 +169,7 @@ def _compiled_files() -> dict[str, Path]:
 
 
 def _sources() -> Iterator[Document]:
-    for relative, path in _source_files().items():
+    for relative, path in source_files().items():
         yield from _module(path, relative)
 
 
@@ -180,8 +185,8 @@ def _module(path: Path, relative: str) -> Iterator[Document]:
     module = relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     docs, bare = _take_docstrings(module, source, tree)
     if docs:
-        yield Document(f"docstrings:{module}", "docstrings", docs, _group(module))
-    yield Document(f"source:{relative}", "source", bare, _group(module))
+        yield Document(f"docstrings:{module}", "docstrings", docs, group_of(module))
+    yield Document(f"source:{relative}", "source", bare, group_of(module))
 
 
 def _take_docstrings(module: str, source: str, tree: ast.Module) -> tuple[str, str]:
@@ -244,7 +249,7 @@ def _compiled() -> Iterator[Document]:
                 output.write(_section(title, text) + "\n")
         if output.tell():
             text = output.getvalue()
-            yield Document(f"docstrings:{name}", "docstrings", text, _group(name))
+            yield Document(f"docstrings:{name}", "docstrings", text, group_of(name))
 
 
 def _members(name: str, module: object) -> Iterator[tuple[str, str]]:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxllada.common.data import pystdlib
+from jaxllada.common.data import pystdlib, pystdlib_pairs
 from jaxllada.common.data.grammar import SourceSpec, located
 from jaxllada.common.data.json_lines import JsonRows, can_read, places
 from jaxllada.common.errors import UserError, nearest
 
+_PYSTDLIB = ("pystdlib", "pystdlib-pairs")
 _TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 _BUILDERS = {
     ".json": "json",
@@ -56,12 +57,12 @@ class Source:
 
     def __init__(self, spec: SourceSpec, *, preprocessed: bool = False):
         self.spec, self.path = spec, Path(located(spec.path))
-        self.files = [] if spec.path == "pystdlib" else _data_files(self.path)
-        if spec.path == "pystdlib" and not self.path.exists():
+        self.files = [] if spec.path in _PYSTDLIB else _data_files(self.path)
+        if spec.path in _PYSTDLIB and not self.path.exists():
             self.kind = "pystdlib"
             if spec.options:
                 raise UserError(
-                    f"dataset_args: pystdlib has no option {next(iter(spec.options))!r}"
+                    f"dataset_args: {spec.path} has no option {next(iter(spec.options))!r}"
                 )
         elif _is_saved(self.path):
             self.kind = "saved"
@@ -153,9 +154,17 @@ class Source:
         return part
 
     def _loaded(self, *, streaming: bool) -> Mapping[str, Any]:
-        if self.kind == "pystdlib":
+        if self.spec.path == "pystdlib" and self.kind == "pystdlib":
             return {
                 split: [{"text": d.text} for d in pystdlib.documents(split)]
+                for split in ("train", "test")
+            }
+        if self.kind == "pystdlib":
+            return {
+                split: [
+                    {"prompt": pair.prompt, "response": pair.response}
+                    for pair in pystdlib_pairs.pairs(split)
+                ]
                 for split in ("train", "test")
             }
         import datasets
@@ -278,7 +287,8 @@ def _part(source: str, split: str, table: Any) -> Part:
         names = table.column_names
         return Part(source, split, names, len(table), table.rows, table.name)
     if isinstance(table, list):
-        return Part(source, split, ("text",), len(table), lambda start: iter(table[start:]))
+        columns = tuple(table[0]) if table else ()
+        return Part(source, split, columns, len(table), lambda start: iter(table[start:]))
     if hasattr(table, "select"):
         size = len(table)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxllada.common.chat import check_messages
 from jaxllada.common.data.bad_rows import BadRow, BadRows, readable
 from jaxllada.common.data.cache import ArrayWriter
-from jaxllada.common.data.formats import Format, messages_of
+from jaxllada.common.data.formats import Format, messages_of, value_of
 from jaxllada.common.data.padding import PadPolicy
 from jaxllada.common.data.pretrain import check_ids
 from jaxllada.common.data.readers import Part
@@ -104,7 +104,7 @@ def _raise(error: BadRow) -> Row:
 
 
 def _tokenised_row(row: dict[str, Any]) -> Row:
-    tokens = np.asarray(readable(row)["input_ids"], np.int64)
+    tokens = np.asarray(value_of(readable(row), "input_ids"), np.int64)
     if row.get("labels") is not None:
         labels = np.asarray(row["labels"], np.int64)
         if labels.shape != tokens.shape:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllada.common.chat import TEMPLATE
 from jaxllada.common.data import pretrain, sft
 from jaxllada.common.data.bad_rows import BadRows, OnBadRow, added, told
 from jaxllada.common.data.cache import cached, content_name, default_folder
@@ -20,7 +22,7 @@ from jaxllada.common.data.rows import JoinedRows, JoinedText, PackedRows, Ragged
 from jaxllada.common.data.shards import SHARD, Piece, pieces
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice
-from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.tokenizer import CHAT_TOKENS, Tokenizer
 
 __all__ = ["RowOptions", "SourceSpec", "load_rows", "parse_dataset_args", "prepare_sources"]
 
@@ -39,7 +41,7 @@ class RowOptions:
     """Drop the short rest of a source instead of padding it to a row (test text of less than one
     row is always padded)."""
     num_proc: int = 1
-    """1: tokenise on one core; more: on all (RAYON_NUM_THREADS limits them)."""
+    """Cores that tokenise (a RAYON_NUM_THREADS of yours goes before)."""
     load_preprocessed_data: bool = False
     """Every source is a folder written by save_to_disk."""
     streaming: bool = False
@@ -71,9 +73,28 @@ class RowOptions:
         return cls(**{name: getattr(config, name) for name in names} | changes)
 
 
-def load_rows(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> dict[str, Any]:
+def for_chat(tokenizer: Tokenizer, dataset_args: str, options: RowOptions) -> Tokenizer:
+    """Returns the tokenizer, with the tokens of the chat template where the data need them.
+
+    Released base models lack them, though their embeddings have rows for them.
+    """
+    if all(tokenizer.core.token_to_id(token) is not None for token in CHAT_TOKENS):
+        return tokenizer
+    specs = parse_dataset_args(dataset_args)
+    sources = [Source(spec, preprocessed=options.load_preprocessed_data) for spec in specs]
+    forms = {_form(found["train"], options) for found in (source.parts() for source in sources)}
+    if forms <= {"text", "packed_ids", "ids"} or tokenizer.template != TEMPLATE:
+        return tokenizer
+    notice(f"{tokenizer.source}: adding {', '.join(CHAT_TOKENS)} behind its vocabulary")
+    return tokenizer.with_chat_tokens()
+
+
+def load_rows(
+    dataset_args: str, tokenizer: Tokenizer, options: RowOptions, *, tells: bool = True
+) -> dict[str, Any]:
     """Returns `train` rows and, where the sources have any, `test` rows.
 
+    Rows that were left out are told in one line per split, unless `tells` is off.
     Both are `Rows`, except that with `streaming` the training part is a stream of rows for
     `StreamSource`. Raises a UserError before anything is written where the text of
     `dataset_args`, a path, a column or a row is not right.
@@ -84,7 +105,7 @@ def load_rows(dataset_args: str, tokenizer: Tokenizer, options: RowOptions) -> d
     pairs: dict[str, list[Rows]] = {}
     for folder, facts in prepare_sources(dataset_args, tokenizer, options):
         for split, about in facts["splits"].items():
-            if line := told(facts["source"], split, about):
+            if tells and (line := told(facts["source"], split, about)):
                 notice(line)
             if facts["format"] == "packed":
                 rows = pretrain.open_rows(folder / split, about)
@@ -105,6 +126,8 @@ def prepare_sources(
     """
     specs = parse_dataset_args(dataset_args)
     sources = [Source(spec, preprocessed=options.load_preprocessed_data) for spec in specs]
+    if options.num_proc > 1:  # read when the tokenizer first runs in parallel
+        os.environ.setdefault("RAYON_NUM_THREADS", str(options.num_proc))
     folder = _cache_folder(options)
     results = []
     for source in sources:
