@@ -142,15 +142,17 @@ def _draw_curves(axes: Any, found: Comparison) -> None:
             linestyle=styles.get(run["repeats"], "-"), linewidth=1.8, marker="o", markersize=3,
             label=f"{_NAMES[run['side']]}, {run['repeats']}x",
         )  # fmt: skip
+    values = [value for run in found["runs"] for value in run["curve"][1:]]
+    low, high = min(values), max([*values, found["baselines"].get("unigram_bound", -math.inf)])
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
     for name, value in found["baselines"].items():
+        if value > axes.get_ylim()[1]:
+            continue
         axes.axhline(value, color="#9aa0a8", linewidth=1, linestyle=(0, (5, 4)), zorder=1)
         axes.annotate(
             name.removesuffix("_bound"), (0.995, value), xycoords=("axes fraction", "data"),
             xytext=(0, 3), textcoords="offset points", ha="right", color="#6b7280", fontsize=8.5,
         )  # fmt: skip
-    values = [value for run in found["runs"] for value in run["curve"][1:]]
-    low, high = min(values), max([*values, found["baselines"].get("unigram_bound", -math.inf)])
-    axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
     axes.set_title("Validation during training", pad=10)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("nats per byte of text")
@@ -169,8 +171,12 @@ def _draw_repeats(axes: Any, found: Comparison) -> None:
         )  # fmt: skip
         axes.plot(
             x, [run["best"] for run in runs], color=color, marker="o", markerfacecolor="white",
-            linewidth=1, linestyle=(0, (2, 2)), label="best on the way",
+            linewidth=1, linestyle=(0, (2, 2)),
         )  # fmt: skip
+    axes.plot(
+        [], [], color="#9aa0a8", marker="o", markerfacecolor="white", linewidth=1,
+        linestyle=(0, (2, 2)), label="best on the way",
+    )  # fmt: skip
     times = sorted({run["repeats"] for run in found["runs"]})
     axes.set_xscale("log", base=2)
     axes.set_xticks(times, [f"{number}x" for number in times])
