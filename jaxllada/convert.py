@@ -20,7 +20,6 @@ from jaxllada.common.weights.hub import local_folder
 from jaxllada.common.weights.index import write_json
 from jaxllada.common.weights.layouts import StoredTensor, find_layout, own_layout
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
-from jaxllada.common.weights.peft import MergedSource, read_adapter
 from jaxllada.common.weights.pieces import pieces, rows_per_piece
 from jaxllada.common.weights.shards import Tensor, plan_shards, write_shards
 from jaxllada.common.weights.source import Source
@@ -47,20 +46,21 @@ def load(
 
     Args:
         path_or_id: a folder with `config.json` and safetensors weights of either layout, what
-            `jaxllada convert` made, a run's `output_dir`, or an id such as `owner/name`.
+            `jaxllada convert` made, a run's `output_dir`, or an id such as `owner/name`; an
+            adapter, or a run that trains one, is added to the base it names.
         dtype: type of weights and activations; the stored type of the embedding by default.
         step: checkpoint of a training run; the newest sound one by default.
         average: the exponential average of a run's weights; None takes it where the run kept one.
         compute: full compute policy; `dtype` overrides its two types.
         mesh: spreads the weights over its devices; each process reads only what these hold.
-        adapter: folder or id of a LoRA adapter to add, computed in float32 and rounded once.
+        adapter: folder, run or id of a LoRA adapter to add, computed in float32 and rounded once.
         mask_token_id: id of the mask token, for folders whose files do not tell it.
 
     Raises:
         UserError: missing, unexpected or misshaped tensors (all named together), damaged files.
     """
     path = local_folder(path_or_id)
-    source = open_source(path, step, average=average, mask_token_id=mask_token_id)
+    source = open_source(path, step, average=average, mask_token_id=mask_token_id, adapter=adapter)
     config = source.config
     kind = dtype or (compute.param_dtype if compute else source.dtype(source.entries[0]).name)
     if kind not in get_args(Dtype):
@@ -70,10 +70,8 @@ def load(
         compute = dataclasses.replace(compute or ComputeConfig(), **types)
     model = abstract_model(config, compute)
     places = None if mesh is None else shardings(mesh, nnx.to_pure_dict(nnx.state(model)))
-    if places is not None and isinstance(source, OrbaxSource) and adapter is None:
+    if places is not None and isinstance(source, OrbaxSource):
         return _restored(model, places, source)
-    if adapter is not None:
-        source = MergedSource(source, read_adapter(local_folder(adapter), config))
     param_dtype = jnp.dtype(compute.param_dtype)
     values = {
         entry.path: _whole(source, entry, param_dtype)

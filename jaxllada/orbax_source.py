@@ -11,6 +11,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import MANIFEST, fault, step_folders
 from jaxllada.common.notices import warn
 from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder
+from jaxllada.common.weights.adapted import adapter_folder, open_adapted
 from jaxllada.common.weights.header import DTYPES
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.source import Source, holds_model_folders, open_folder
@@ -135,12 +136,28 @@ def open_source(
     *,
     average: bool | None = None,
     mask_token_id: int | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Source:
     """Opens a checkpoint of any format without reading weights; arguments as in `load`.
 
     A tied head that is stored as well is compared with the embedding when that is first read.
     """
     path = Path(path)
+    if average is not None and adapter_folder(path) is not None:
+        raise UserError(
+            f"average={str(average).lower()}: {path} keeps one adapter, averaged where ema_decay "
+            "was set; leave the key out"
+        )
+
+    def plain(path: Path, step: int | None) -> Source:
+        return _open_plain(path, step, average, mask_token_id)
+
+    return open_adapted(path, step, adapter, plain)
+
+
+def _open_plain(
+    path: Path, step: int | None, average: bool | None, mask_token_id: int | None
+) -> Source:
     is_run = is_run_folder(path)
     if is_run and not holds_model_folders(path):
         return OrbaxSource(path, step, average=average)

@@ -31,6 +31,14 @@ _RULES: tuple[tuple[tuple[str, ...], P], ...] = (
     (("v_proj", "kernel"), P(FSDP, TENSOR)),
     (("ff_proj", "kernel"), P(FSDP, TENSOR)),
     (("up_proj", "kernel"), P(FSDP, TENSOR)),
+    # Of adapters [rank, in] and [out, rank], the sides as wide as the model.
+    (("q_proj", "lora_a"), P(None, FSDP)),
+    (("k_proj", "lora_a"), P(None, FSDP)),
+    (("v_proj", "lora_a"), P(None, FSDP)),
+    (("ff_proj", "lora_a"), P(None, FSDP)),
+    (("up_proj", "lora_a"), P(None, FSDP)),
+    (("attn_out", "lora_b"), P(FSDP, None)),
+    (("ff_out", "lora_b"), P(FSDP, None)),
 )
 
 

@@ -17,7 +17,6 @@ from jaxllada.common.weights.hub import local_folder
 from jaxllada.common.weights.index import write_json
 from jaxllada.common.weights.layouts import StoredTensor, find_layout, own_layout
 from jaxllada.common.weights.names import Entry
-from jaxllada.common.weights.peft import MergedSource, read_adapter
 from jaxllada.common.weights.pieces import cast
 from jaxllada.common.weights.shards import Tensor as StoredOut
 from jaxllada.common.weights.shards import plan_shards, write_shards
@@ -42,18 +41,20 @@ def load(
 
     Args:
         path_or_id: a folder with `config.json` and safetensors weights of either layout, a run's
-            `output_dir`, or an id such as `owner/name`.
+            `output_dir`, or an id such as `owner/name`; an adapter, or a run that trains one, is
+            added to the base it names.
         dtype: type of weights and activations; the stored type of the embedding by default.
         step: checkpoint of a training run; the newest sound one by default.
         compute: full compute policy; `dtype` overrides its two types.
         device: where the weights go; beside them the host holds one tensor at a time.
-        adapter: folder or id of a LoRA adapter to add, computed in float32 and rounded once.
+        adapter: folder, run or id of a LoRA adapter to add, computed in float32 and rounded once.
         mask_token_id: id of the mask token, for folders whose files do not tell it.
 
     Raises:
         UserError: missing, unexpected or misshaped tensors (all named together), damaged files.
     """
-    source: Source = open_folder(local_folder(path_or_id), step, mask_token_id=mask_token_id)
+    path = local_folder(path_or_id)
+    source = open_folder(path, step, mask_token_id=mask_token_id, adapter=adapter)
     config = source.config
     kind = dtype or (compute.param_dtype if compute else source.dtype(source.entries[0]).name)
     if kind not in get_args(Dtype):
@@ -61,8 +62,6 @@ def load(
     if compute is None or dtype is not None:
         types: dict[str, Any] = {"param_dtype": kind, "dtype": kind}
         compute = dataclasses.replace(compute or ComputeConfig(), **types)
-    if adapter is not None:
-        source = MergedSource(source, read_adapter(local_folder(adapter), config))
     model = abstract_model(config, compute).to_empty(device=device)
     fill(model, source)
     source.close()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from jaxllada.common.run.loop import Outcome
     from jaxllada.common.tokenizer import Tokenizer
+    from jaxllada.common.weights.peft import AdapterFiles
     from jaxllada.train.loop import Task
 
 Config = TrainConfig
@@ -36,6 +37,8 @@ def pretrain(config: TrainConfig) -> "Outcome":
     origin, tokenizer, model = checked(config)
     import jax
 
+    from jaxllada.common.run.adapting import settle_adapters
+    from jaxllada.orbax_source import open_source
     from jaxllada.sharding import check_divides, initialize_distributed, make_mesh
     from jaxllada.train.checkpoint import Checkpoints
     from jaxllada.train.compiled import keep_compiled_programs
@@ -44,10 +47,11 @@ def pretrain(config: TrainConfig) -> "Outcome":
     initialize_distributed(config.coordinator_address, config.num_processes, config.process_id)
     mesh = make_mesh(config.mesh_data, config.mesh_fsdp, config.mesh_tensor)
     check_divides(mesh, model)
+    config, adapter = settle_adapters(config, origin, open_source)
     folder = RunFolder(config, Checkpoints)
     resume_step = folder.resume_step(config)
     keep_compiled_programs(config.compile_cache_dir)
-    task = _task(config, origin, model, tokenizer, mesh)
+    task = _task(config, origin, model, tokenizer, mesh, adapter)
     outcome = train(config, folder, task, resume_step)
     if jax.process_index() == 0:
         conclude(folder)
@@ -55,7 +59,12 @@ def pretrain(config: TrainConfig) -> "Outcome":
 
 
 def _task(
-    config: TrainConfig, origin: Any, model: Any, tokenizer: "Tokenizer", mesh: "Mesh"
+    config: TrainConfig,
+    origin: Any,
+    model: Any,
+    tokenizer: "Tokenizer",
+    mesh: "Mesh",
+    adapter: "AdapterFiles | None" = None,
 ) -> "Task":
     """Reads the data and puts together what the loop needs."""
     from jaxllada.common.run.evaluation import baselines
@@ -66,8 +75,8 @@ def _task(
     from jaxllada.train.samples import make_sampler
     from jaxllada.train.start import compute_config, split_abstract, starting_params
 
-    compute = compute_config(config)
-    graphdef, shapes = split_abstract(model, compute)
+    compute, lora = compute_config(config), None if adapter is None else adapter.lora
+    graphdef, shapes = split_abstract(model, compute, lora)
     rows = rows_of(config, tokenizer)
     source = train_source(config, rows["train"], model, mesh)
     test = rows.get("test")
@@ -75,7 +84,7 @@ def _task(
         model=model,
         graphdef=graphdef,
         shapes=shapes,
-        make_params=lambda: starting_params(origin, model, compute, mesh, config.seed),
+        make_params=lambda: starting_params(origin, model, compute, mesh, config.seed, lora),
         mesh=mesh,
         source=source,
         total_steps=config.total_steps(source.steps_per_epoch),
@@ -84,5 +93,6 @@ def _task(
         if test is None
         else make_validation(config, graphdef, model, test, mesh, tokenizer),
         sample=make_sampler(config, graphdef, tokenizer, probes_of(config, tokenizer, rows)),
+        adapter=adapter,
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),
     )

@@ -47,6 +47,24 @@ def _dot_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array
 dot.defvjp(_dot_forward, _dot_backward)
 
 
+@jax.custom_vjp
+def frozen_dot(x: Float[Array, "*rows I"], kernel: Float[Array, "I O"]) -> Float[Array, "*rows O"]:
+    """`dot` with a kernel of any type that is not trained: neither `x` nor a cast copy is kept."""
+    return dot(x, kernel.astype(x.dtype))
+
+
+def _frozen_forward(x: Array, kernel: Array) -> tuple[Array, Array]:
+    return frozen_dot(x, kernel), kernel
+
+
+def _frozen_backward(kernel: Array, grad: Array) -> tuple[Array, None]:
+    back = _contract(grad, kernel.astype(grad.dtype), ((grad.ndim - 1,), (1,)))
+    return back.astype(grad.dtype), None
+
+
+frozen_dot.defvjp(_frozen_forward, _frozen_backward)
+
+
 class Linear(nnx.Module):
     """A dense layer; `kernel` is [in, out], the transpose of the released `weight`."""
 

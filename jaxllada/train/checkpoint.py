@@ -1,6 +1,7 @@
 """The arrays of a checkpoint as orbax writes them, in the background, and reads them on any mesh.
 
-Orbax writes into a temporary folder and renames it; `common/run/checkpoints.py` does the rest.
+Orbax writes into a temporary folder and renames it; `common/run/checkpoints.py` does the rest. A
+run that trains adapters has its PEFT files beside these arrays, which hold no frozen weights.
 """
 
 import dataclasses
@@ -15,6 +16,8 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxllada.common.errors import UserError
 from jaxllada.common.run import checkpoints
+from jaxllada.common.weights.peft import Adapter, AdapterFiles
+from jaxllada.models.lora import adapter_of
 from jaxllada.train.state import TrainState
 
 _CHUNK_BYTES = 64 << 20
@@ -33,7 +36,14 @@ class Checkpoints(checkpoints.Checkpoints):
         context.array.saving.scoped_storage_options_creator = _chunks
         with context:
             response = ocp.save_checkpointables_async(str(path), _parts(state))
-        return lambda: response.result()
+        adapter = None if self.adapter is None else _factors(state, self.adapter)
+
+        def finish() -> None:
+            response.result()
+            if self.is_main and self.adapter is not None and adapter is not None:
+                self.adapter.write(path, adapter)
+
+        return finish
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Reads a checkpoint into the shapes, types and shardings of `like`.
@@ -62,6 +72,15 @@ class Checkpoints(checkpoints.Checkpoints):
         if jax.process_count() > 1:
             return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         return number
+
+
+def _factors(state: TrainState, files: AdapterFiles) -> Adapter:
+    """Copies the adapters that are measured and sampled from to the host of every process."""
+    served = state.params if state.ema is None else state.ema
+    if jax.process_count() > 1:
+        served = multihost_utils.process_allgather(served, tiled=True)
+    copies = jax.tree.map(lambda leaf: np.array(leaf, np.float32), served)
+    return adapter_of(copies, files.lora, files.model)
 
 
 def _chunks(key: Any, value: Any) -> Any:

@@ -11,11 +11,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxllada.common.config.lora import drops_inputs
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch
 from jaxllada.common.run import loop
 from jaxllada.common.run.loop import Outcome, run_loop
 from jaxllada.common.run.run_folder import RunFolder
+from jaxllada.models.lora import divide, joined
 from jaxllada.sharding import global_batch, replicated, shardings
 from jaxllada.train.compiled import Compiled
 from jaxllada.train.optim import make_optimizer
@@ -32,8 +34,8 @@ class Task(loop.Task):
     """What is trained on what: all that `train` needs beside the settings.
 
     Attributes:
-        shapes: nested dict of the weights' `jax.ShapeDtypeStruct`s.
-        make_params: returns the initial weights; called by a run that starts anew.
+        shapes: nested dict of the weights' `jax.ShapeDtypeStruct`s, adapters among them.
+        make_params: returns the initial weights; called by a run that starts anew or has adapters.
     """
 
     graphdef: Any
@@ -61,8 +63,10 @@ class _Backend:
         self.config, self.task = config, task
         self.checkpoints = folder.checkpoints
         self.processes, self.is_main = jax.process_count(), jax.process_index() == 0
+        self.checkpoints.adapter = task.adapter
         self.optimizer = make_optimizer(config)
         self.shape = self._state_shape()
+        self.frozen: Tree | None = None
         self.state: Any = None
         self.compiled: Compiled | None = None
 
@@ -76,9 +80,12 @@ class _Backend:
 
     def start(self) -> None:
         make = jax.jit(self._initial, out_shardings=self._places())
-        self.state = make(self.task.make_params())
+        trained, self.frozen = divide(self.task.make_params(), self.task.model)
+        self.state = make(trained)
 
     def restore(self, step: int) -> None:
+        if self.task.adapter is not None and self.frozen is None:
+            _, self.frozen = divide(self.task.make_params(), self.task.model)
         self.state = self.checkpoints.restore(step, self.shape)
 
     def begin(self, tell: Callable[[str], None]) -> None:
@@ -88,14 +95,15 @@ class _Backend:
         assert self.compiled is not None
         placed = global_batch(self.task.mesh, batch, axis=1)
         rate = np.float32(learning_rate)
-        self.state, metrics = self.compiled(self.state, placed, rate, np.int32(cursor))
+        self.state, metrics = self.compiled(self.state, placed, rate, np.int32(cursor), self.frozen)
         return metrics
 
     def fetch(self, metrics: list[StepMetrics]) -> list[StepMetrics]:
         return jax.device_get(metrics)
 
     def weights(self) -> Tree:
-        return self.state.params if self.state.ema is None else self.state.ema
+        served = self.state.params if self.state.ema is None else self.state.ema
+        return joined(served, self.frozen)
 
     def agree(self, number: int) -> int:
         if self.processes > 1:
@@ -111,7 +119,8 @@ class _Backend:
 
     def _state_shape(self) -> TrainState:
         """Shapes, types and shardings of the state, without its memory."""
-        shapes = jax.eval_shape(self._initial, self.task.shapes)
+        trained, _ = divide(self.task.shapes, self.task.model)
+        shapes = jax.eval_shape(self._initial, trained)
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             shapes,
@@ -133,7 +142,7 @@ class _Backend:
             optimizer=self.optimizer,
             loss_norm=config.loss_norm,
             ema_decay=config.ema_decay,
-            dropout_seed=config.seed if any(rates) else None,
+            dropout_seed=config.seed if any(rates) or drops_inputs(config) else None,
             mesh=mesh,
         )
         return jax.jit(step, donate_argnums=0, out_shardings=(self._places(), replicated(mesh)))

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -21,6 +20,7 @@ from jaxllada.common.data.classes import NAMES
 from jaxllada.common.run.metrics import BINS
 from jaxllada.diffusion.chunked import RowLosses, chunked_cross_entropy
 from jaxllada.diffusion.loss import LossNorm, loss_weights
+from jaxllada.models.lora import assemble
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.train.optim import average, descend
 from jaxllada.train.state import TrainState
@@ -145,15 +145,19 @@ def loss_and_gradient(
     graphdef: Any,
     loss_norm: LossNorm,
     mesh: Mesh | None = None,
+    frozen: Tree | None = None,
 ) -> tuple[Float[Array, ""], Counts, Tree]:
-    """Returns the loss of a global batch, its counts and its gradient (float32)."""
+    """Returns the loss of a global batch, its counts and its gradient (float32) in `params`.
+
+    `frozen` are the weights below adapters (`models.lora.divide`).
+    """
     weights = loss_weights(batch.is_masked, batch.mask_rate, batch.maskable, norm=loss_norm)
 
     pieces = batch.tokens.shape[0]
     items = (batch, weights, None if key is None else jax.random.split(key, pieces))
 
     def micro(params: Tree, piece: DeviceBatch, weights: Array, key: PRNGKeyArray | None) -> Any:
-        model = nnx.merge(graphdef, params)
+        model = assemble(graphdef, params, frozen, key)
         losses = token_losses(model, piece, weights, key, mesh=mesh)
         return losses.loss, count_all(losses, piece)
 
@@ -180,6 +184,7 @@ def train_step(
     batch: DeviceBatch,
     learning_rate: Float[Array, ""],
     cursor: Int[Array, ""],
+    frozen: Tree | None = None,
     *,
     graphdef: Any,
     optimizer: optax.GradientTransformation,
@@ -191,14 +196,20 @@ def train_step(
     """One update from a global batch, or none when its loss or gradient is not finite.
 
     `cursor` is the number of the batch in the data; the dropout key is a function of
-    (`dropout_seed`, `cursor`) alone. Bind the keyword arguments with `functools.partial`, then
-    `jax.jit(..., donate_argnums=0)`.
+    (`dropout_seed`, `cursor`) alone. `frozen` are the weights below adapters, if any. Bind the
+    keyword arguments with `functools.partial`, then `jax.jit(..., donate_argnums=0)`.
     """
     key = None
     if dropout_seed is not None:
         key = jax.random.fold_in(jax.random.key(dropout_seed), cursor)
     loss, counts, grads = loss_and_gradient(
-        state.params, batch, key, graphdef=graphdef, loss_norm=loss_norm, mesh=mesh
+        state.params,
+        batch,
+        key,
+        graphdef=graphdef,
+        loss_norm=loss_norm,
+        mesh=mesh,
+        frozen=frozen,
     )
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -19,6 +19,7 @@ from jaxllada.common.errors import UserError
 if TYPE_CHECKING:
     from jaxllada.common.run.loop import Outcome
     from jaxllada.common.tokenizer import Tokenizer
+    from jaxllada.common.weights.peft import AdapterFiles
     from npu_backend.sharding import Mesh
     from npu_backend.train.loop import Task
 
@@ -112,6 +113,8 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     origin, tokenizer, model = checked(config)
     import torch
 
+    from jaxllada.common.run.adapting import settle_adapters
+    from jaxllada.common.weights.source import open_folder
     from npu_backend.sharding import initialize_distributed, largest, make_mesh
     from npu_backend.train.checkpoint import Checkpoints
     from npu_backend.train.loop import train
@@ -125,10 +128,11 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     # All processes have to agree: on other machines none may have crashed.
     if largest(int(launch.has_begun)):
         config = dataclasses.replace(config, resume="auto", overwrite_output_dir=False)
+    config, adapter = settle_adapters(config, origin, open_folder)
     settings = config.shared()
     folder = RunFolder(settings, Checkpoints)
     resume_step = folder.resume_step(settings)
-    task = _task(config, origin, model, tokenizer, mesh)
+    task = _task(config, origin, model, tokenizer, mesh, adapter)
     folder.checkpoints.place(mesh, model, tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     outcome = train(settings, folder, dataclasses.replace(task, on_begin=launch.begin), resume_step)
     if mesh.is_main:
@@ -136,7 +140,14 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     return outcome
 
 
-def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh: "Mesh") -> "Task":
+def _task(
+    config: Config,
+    origin: Any,
+    model: Any,
+    tokenizer: "Tokenizer",
+    mesh: "Mesh",
+    adapter: "AdapterFiles | None" = None,
+) -> "Task":
     """Reads the data and puts together what the loop needs."""
     from jaxllada.common.config.compute import compute_config
     from jaxllada.common.run.evaluation import baselines
@@ -150,7 +161,9 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
     from npu_backend.train.start import make_network, set_weights
 
     compute = compute_config(config)
-    network, objective = make_network(model, compute, mesh)
+    network, objective = make_network(
+        model, compute, mesh, None if adapter is None else adapter.lora
+    )
     batch, length = config.per_device_train_batch_size, config.max_length
     kernels = choose_kernels(config.ops, mesh.device, model, compute, batch=batch, length=length)
     network.use(kernels)
@@ -174,5 +187,6 @@ def _task(config: Config, origin: Any, model: Any, tokenizer: "Tokenizer", mesh:
             config, network, tokenizer, probes_of(config, tokenizer, rows), mesh
         ),
         fused_optimizer=mesh.device.type != "npu" or kernels.adamw,
+        adapter=adapter,
         baselines=baselines(rows["train"], test, model, config.eval_max_rows),
     )

@@ -6,8 +6,7 @@ of the PEFT library, see `common/weights/peft.py`.
 Shape letters: I input width, O output width, r rank.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,24 +14,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jaxllada.common.weights.peft import Adapter, Module, target_paths
+from jaxllada.common.config.lora import LoraConfig
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.errors import UserError
+from jaxllada.common.weights.adapter import Adapter, Module, initial_a, target_paths
 from npu_backend.models.linear import Linear
 from npu_backend.models.mask_predictor import MaskPredictor
+
+FACTORS = ("lora_a", "lora_b")
 
 
 class LoraLinear(Linear):
     """A frozen dense layer plus scale * B A x; dropout of x before A, in training mode only."""
 
-    def __init__(self, base: Linear, r: int, scale: float, dropout: float):
+    def __init__(self, base: Linear, lora: LoraConfig):
         nn.Module.__init__(self)
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)
         out, width = self.weight.shape
-        self.scale, self.dropout = scale, dropout
+        self.scale, self.dropout = lora.scale, lora.lora_dropout
         device = self.weight.device
         # Trained in float32, whatever the frozen weights are stored in.
-        self.lora_a = nn.Parameter(torch.empty(r, width, device=device))
-        self.lora_b = nn.Parameter(torch.zeros(out, r, device=device))
+        self.lora_a = nn.Parameter(torch.empty(lora.r, width, device=device))
+        self.lora_b = nn.Parameter(torch.zeros(out, lora.r, device=device))
         self.train(base.training)
 
     def forward(self, x: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
@@ -52,40 +56,45 @@ class LoraLinear(Linear):
 
 
 def add_adapters(
-    model: MaskPredictor,
-    *,
-    r: int,
-    lora_alpha: float,
-    use_rslora: bool = False,
-    lora_dropout: float = 0.0,
-    target_modules: str = "all-linear",
-    generator: torch.Generator | None = None,
+    model: MaskPredictor, lora: LoraConfig, *, seed: int | None = None
 ) -> MaskPredictor:
     """Freezes a model, in place, and puts adapters onto its dense layers.
 
-    A is drawn as PEFT does, uniform in +-1/sqrt(I); B is zero, so the function does not change.
-
-    Args:
-        r: rank.
-        lora_alpha: the update is scaled by alpha / r, for rsLoRA (arXiv:2312.03732, theorem 3.2)
-            by alpha / sqrt(r).
-        target_modules: comma-separated names of either layout, or `all-linear`.
-        generator: of the host; None leaves A as the memory was, to be filled.
+    A is drawn as PEFT does, uniform in +-1/sqrt(I), the same in both packages; B is zero, so the
+    function does not change. Without a seed both are left as the memory was, to be filled.
 
     Raises:
-        UserError: a name that no block of the model has.
+        UserError: a name that no block of the model has, or an autoregressive twin.
     """
-    scale = lora_alpha / (math.sqrt(r) if use_rslora else r)
-    paths = target_paths(model.config, target_modules)
+    if model.config.is_causal:
+        raise UserError("lora=true: the twin model_type=qwen2 takes adapters in `jaxllada` only")
+    paths = target_paths(model.config, lora.target_modules)
     model.requires_grad_(False)
     for layer in range(model.config.n_layers):
         for path in paths:
             parent, name = _place(model, path, layer)
-            setattr(parent, name, LoraLinear(getattr(parent, name), r, scale, lora_dropout))
-        _share_factors(model, paths, layer)
-    if generator is not None:
-        _draw(model, generator)
+            setattr(parent, name, LoraLinear(getattr(parent, name), lora))
+    share_factors(model)
+    if seed is not None:
+        with torch.no_grad():
+            for factor, value in initial_factors(model, seed):
+                factor.copy_(torch.from_numpy(value))
     return model
+
+
+def initial_factors(model: MaskPredictor, seed: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Yields every factor of a model with its first value, whole; shared ones once."""
+    drawn: dict[Module, np.ndarray] = {}
+    done: set[int] = set()
+    for path, layer, module in adapted(model):
+        yield module.lora_b, np.zeros(module.lora_b.shape, np.float32)
+        if id(module.lora_a) in done:
+            continue
+        done.add(id(module.lora_a))
+        if path not in drawn:
+            r, width = module.lora_a.shape
+            drawn[path] = initial_a(model.config, path, r, width, seed)
+        yield module.lora_a, drawn[path][layer]
 
 
 def adapted(model: MaskPredictor) -> Iterator[tuple[Module, int, LoraLinear]]:
@@ -105,53 +114,49 @@ def merge(model: MaskPredictor) -> MaskPredictor:
     return model.requires_grad_(True)
 
 
-def adapter_of(
-    model: MaskPredictor, *, r: int, lora_alpha: float, use_rslora: bool = False
-) -> Adapter:
-    """The factors of a model as `write_adapter` takes them: float32, stacked over the layers."""
-    factors: dict[Module, tuple[list[np.ndarray], list[np.ndarray]]] = {}
-    for path, _, module in adapted(model):
-        pair = factors.setdefault(path, ([], []))
-        pair[0].append(module.lora_a.detach().float().cpu().numpy())
-        pair[1].append(module.lora_b.detach().float().cpu().numpy())
-    stacked = {path: (np.stack(a), np.stack(b)) for path, (a, b) in factors.items()}
-    return Adapter(stacked, r=r, lora_alpha=lora_alpha, use_rslora=use_rslora)
+def adapter_of(weights: Mapping[str, Tensor], lora: LoraConfig, config: ModelConfig) -> Adapter:
+    """The factors among named weights as `write_adapter` takes them, float32, on the host."""
+    factors: dict[Module, tuple[np.ndarray, np.ndarray]] = {}
+    for path in target_paths(config, lora.target_modules):
+        sides = [[], []]
+        for layer in range(config.n_layers):
+            for side, leaf in zip(sides, FACTORS, strict=True):
+                tensor = weights[_stored_name(weights, path, layer, leaf)]
+                side.append(tensor.detach().to("cpu", torch.float32, copy=True).numpy())
+        factors[path] = np.stack(sides[0]), np.stack(sides[1])
+    return Adapter.of(factors, lora)
+
+
+def _stored_name(weights: Mapping[str, Tensor], path: Module, layer: int, leaf: str) -> str:
+    """The name under which a factor is found; a shared one has that of the first that shares it."""
+    shared = (path, *((*path[:-1], name) for name in ("q_proj", "k_proj", "v_proj")))
+    names = (f"blocks.{layer}.{'.'.join(place[1:])}.{leaf}" for place in shared)
+    return next(name for name in names if name in weights)
 
 
 def put_adapter(model: MaskPredictor, adapter: Adapter) -> MaskPredictor:
     """Freezes a model, in place, and gives it the adapters of a file (`read_adapter`)."""
-    add_adapters(
-        model,
-        r=adapter.r,
-        lora_alpha=adapter.lora_alpha,
-        use_rslora=adapter.use_rslora,
-        lora_dropout=adapter.lora_dropout,
-        target_modules=",".join(path[-1] for path in adapter.factors),
-    )
-    with torch.no_grad():
-        for path, layer, module in adapted(model):
-            a, b = adapter.factors[path]
+    add_adapters(model, adapter.settings)
+    for path, layer, module in adapted(model):
+        a, b = adapter.factors[path]
+        with torch.no_grad():
             module.lora_a.copy_(torch.from_numpy(a[layer].astype(np.float32)))
             module.lora_b.copy_(torch.from_numpy(b[layer].astype(np.float32)))
     return model
 
 
-@torch.no_grad()
-def _draw(model: MaskPredictor, generator: torch.Generator) -> None:
-    for _, _, module in adapted(model):
-        bound = 1 / math.sqrt(module.lora_a.shape[1])
-        drawn = torch.empty(module.lora_a.shape).uniform_(-bound, bound, generator=generator)
-        module.lora_a.copy_(drawn)
+def share_factors(model: MaskPredictor) -> None:
+    """Gives q, k and v of a sequential block one A: a file stores them as one layer.
 
-
-def _share_factors(model: MaskPredictor, paths: tuple[Module, ...], layer: int) -> None:
-    """One A for q, k and v of a sequential block, which a file stores as one layer."""
+    Has to be called again whenever parameters were replaced, as by `to_empty`.
+    """
     if model.config.block_type != "sequential":
         return
-    fused = [path for path in paths if path[-1] in ("q_proj", "k_proj", "v_proj")]
-    for path in fused[1:]:
-        first, own = (getattr(*_place(model, p, layer)) for p in (fused[0], path))
-        own.lora_a = first.lora_a
+    for block in model.blocks:
+        layers = (getattr(block.attention, name) for name in ("q_proj", "k_proj", "v_proj"))
+        having = [layer for layer in layers if isinstance(layer, LoraLinear)]
+        for layer in having[1:]:
+            layer.lora_a = having[0].lora_a
 
 
 def _place(model: MaskPredictor, path: Module, layer: int) -> tuple[nn.Module, str]:

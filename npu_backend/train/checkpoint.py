@@ -4,7 +4,8 @@
     {step}/state/                            optimiser, counters, and the weights behind an average
     {step}/manifest.json                     written last
 
-The folder is a model for every loader. Weights are gathered tensor by tensor and each process keeps
+The folder is a model for every loader. A run that trains adapters has their PEFT files in the place
+of the weights. Weights are gathered tensor by tensor and each process keeps
 and writes files of its own; `state/` is torch.distributed.checkpoint, split as the state is. So a
 run may go on with another number of processes. Files are written behind the next steps, from copies
 on the host.
@@ -34,8 +35,10 @@ from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights import shards
 from jaxllada.common.weights.index import INDEX, write_json
 from jaxllada.common.weights.layouts import own_layout
+from jaxllada.common.weights.peft import Adapter, AdapterFiles
 from jaxllada.common.weights.source import open_folder
 from npu_backend.arrays import numpy_view
+from npu_backend.models.lora import adapter_of
 from npu_backend.models.names import parameter_name
 from npu_backend.sharding import Mesh, largest, meet, whole
 from npu_backend.train.optim import Tensors
@@ -76,7 +79,8 @@ class Checkpoints(checkpoints.Checkpoints):
                 shutil.rmtree(left)
             partial.mkdir()
         meet()
-        plan = self._planned(state)
+        plan = self._planned(state) if self.adapter is None else []
+        adapter = None if self.adapter is None else _factors(state, self.adapter)
         own = []
         for number, shard in enumerate(plan):
             if number % self._mesh.size == self._mesh.rank:
@@ -84,14 +88,17 @@ class Checkpoints(checkpoints.Checkpoints):
             elif self._mesh.is_sharded:  # all processes take part in gathering
                 collections.deque(self._gathered(shard, state), maxlen=0)
         target = str(partial / STATE)
-        pending = async_save(_parts(state), checkpoint_id=target, **self._processes())
+        parts = _parts(state, is_adapter=self.adapter is not None)
+        pending = async_save(parts, checkpoint_id=target, **self._processes())
         assert isinstance(pending, Future)
 
         def finish() -> None:
             for shard in own:
                 shards.write_shards(partial, [shard])
             pending.result()
-            if self.is_main:
+            if self.is_main and self.adapter is not None and adapter is not None:
+                self.adapter.write(partial, adapter)
+            elif self.is_main:
                 self._describe(partial, plan)
             if self._group is not None:
                 dist.barrier(self._group)
@@ -149,13 +156,14 @@ class Checkpoints(checkpoints.Checkpoints):
         path = self.folder / str(step)
         if not (path / STATE).is_dir():
             raise UserError(f"{path}: was not written by this backend")
-        parts = _parts(like)
+        parts = _parts(like, is_adapter=self.adapter is not None)
         try:
             load_state(parts, checkpoint_id=str(path / STATE), **self._processes())
         except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} does not fit this run: {first}") from error
-        read_weights(_served(like), open_folder(path), self._mesh)
+        if self.adapter is None:
+            read_weights(_served(like), open_folder(path), self._mesh)
         for name in _COUNTERS:
             setattr(like, name, int(parts["counters"][name]))
         return like
@@ -172,12 +180,20 @@ def _served(state: TrainState) -> Tensors:
     return dict(state.params) if state.ema is None else state.ema
 
 
-def _parts(state: TrainState) -> dict[str, Any]:
-    """What goes into `state/`: everything the model folder does not hold."""
+def _factors(state: TrainState, files: AdapterFiles) -> Adapter:
+    """Copies the adapters that are measured and sampled from to the host of every process."""
+    served = {name: whole(tensor) for name, tensor in _served(state).items()}
+    return adapter_of(served, files.lora, files.model)
+
+
+def _parts(state: TrainState, *, is_adapter: bool) -> dict[str, Any]:
+    """What goes into `state/`: everything the model folder does not hold; of adapters, all."""
     counters = {name: torch.tensor(getattr(state, name)) for name in _COUNTERS}
     parts: dict[str, Any] = {"mu": state.mu, "nu": state.nu, "counters": counters}
-    if state.ema is not None:
+    if state.ema is not None or is_adapter:
         parts["params"] = {name: param.detach() for name, param in state.params.items()}
+    if state.ema is not None and is_adapter:
+        parts["ema"] = state.ema
     return parts
 
 

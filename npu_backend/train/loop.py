@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jaxllada.common.config.lora import drops_inputs
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch
 from jaxllada.common.run import loop
@@ -72,8 +73,10 @@ class _Backend:
         self.config, self.task, self.checkpoints = config, task, folder.checkpoints
         self.processes, self.is_main = task.mesh.size, task.mesh.is_main
         self.optimizer = make_optimizer(config, fused=task.fused_optimizer)
+        self.checkpoints.adapter = task.adapter
         rates = ("attention_dropout", "residual_dropout", "embedding_dropout")
-        self.drops = any(getattr(task.model, rate) for rate in rates)
+        drops = any(getattr(task.model, rate) for rate in rates)
+        self.drops = drops or drops_inputs(config)
         self.state: Any = None
         self.profiler: Any = None
 
@@ -87,6 +90,8 @@ class _Backend:
         self.state = self._initial()
 
     def restore(self, step: int) -> None:
+        if self.state is None and self.task.adapter is not None:
+            self.task.set_weights()  # the frozen ones
         self.state = None  # a rollback must not hold two states
         self.state = self.checkpoints.restore(step, self._initial())
 

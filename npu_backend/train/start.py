@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.run.origin import Origin
 from jaxllada.common.weights.source import Source, open_folder
 from npu_backend.convert import stored_tensor
 from npu_backend.models.initializers import initial_tensor
+from npu_backend.models.lora import add_adapters, initial_factors, share_factors
 from npu_backend.models.mask_predictor import MaskPredictor, abstract_model
 from npu_backend.models.names import placements
 from npu_backend.sharding import Mesh, local, rows_of, shard
@@ -25,16 +27,20 @@ from npu_backend.train.step import Objective
 
 
 def make_network(
-    config: ModelConfig, compute: ComputeConfig, mesh: Mesh
+    config: ModelConfig, compute: ComputeConfig, mesh: Mesh, lora: LoraConfig | None = None
 ) -> tuple[MaskPredictor, nn.Module]:
     """Returns (network, objective) over the mesh, with memory on the devices but no values yet."""
     network = abstract_model(config, compute)
+    if lora is not None:
+        add_adapters(network, lora)
     objective = Objective(network)
     if not mesh.is_sharded:
         objective.to_empty(device=mesh.device)
     objective = shard(objective, list(network.blocks), mesh, compute)
     if mesh.is_sharded:  # only now: the whole model may not fit on one device
         objective.to_empty(device=mesh.device)
+    if lora is not None:
+        share_factors(network)
     return network, objective
 
 
@@ -43,6 +49,7 @@ def set_weights(network: MaskPredictor, origin: Origin, mesh: Mesh, seed: int) -
     if not origin.is_trained:
         set_random_weights(network, mesh, seed)
         return
+    set_adapters(network, mesh, seed)
     assert origin.folder is not None
     with contextlib.closing(open_folder(origin.folder)) as source:
         read_weights(dict(network.named_parameters()), source, mesh)
@@ -56,6 +63,13 @@ def set_random_weights(network: MaskPredictor, mesh: Mesh, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed << 20 | number)
         drawn = initial_tensor(network.config, entry, layer, generator)
         local(params[name]).copy_(drawn[rows_of(mesh, len(drawn))])
+
+
+@torch.no_grad()
+def set_adapters(network: MaskPredictor, mesh: Mesh, seed: int) -> None:
+    """Gives the adapters of a network, if it has any, their first values; the same on any mesh."""
+    for factor, value in initial_factors(network, seed):
+        local(factor).copy_(torch.from_numpy(value[rows_of(mesh, len(value))]))
 
 
 @torch.no_grad()

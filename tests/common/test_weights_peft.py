@@ -210,8 +210,8 @@ def test_a_folder_without_weights_is_told(folder):
         read_adapter(folder / "nowhere", TINY)
 
 
-def test_an_adapter_is_no_model(folder):
-    with pytest.raises(UserError, match="is an adapter: load its base model and give this as ada"):
+def test_an_adapter_without_the_name_of_its_base_is_no_model(folder):
+    with pytest.raises(UserError, match="does not name its base; give the base as the model and"):
         open_folder(folder)
 
 

@@ -80,16 +80,13 @@ def measure(case: dict) -> dict:
 
 def _adapted(config: TrainConfig, model: ModelConfig, compute: ComputeConfig):
     """A model without memory, frozen, with the adapters of a run."""
+    from jaxllada.common.config.lora import lora_config
     from npu_backend.models.lora import add_adapters
     from npu_backend.models.mask_predictor import abstract_model
 
-    return add_adapters(
-        abstract_model(model, compute),
-        r=config.r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.target_modules,
-    )
+    lora = lora_config(config)
+    assert lora is not None
+    return add_adapters(abstract_model(model, compute), lora)
 
 
 def _summed(state, bucket):

@@ -1,11 +1,13 @@
 """Low-rank adapters in torch, and their files."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 
+from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.peft import read_adapter, write_adapter
@@ -23,6 +25,7 @@ from tests.npu.devices import DEVICE, KERNELS, get, put
 
 TINY = preset("tiny")
 SEQUENTIAL = dataclasses.replace(TINY, block_type="sequential", activation_type="swiglu")
+LORA = functools.partial(LoraConfig, r=3, lora_alpha=6.0)
 TOKENS = put(np.random.default_rng(0).integers(0, TINY.vocab_size, (2, 12)))
 
 
@@ -33,14 +36,17 @@ def make(config=TINY):
 
 
 def with_adapters(config=TINY, *, is_trained=True, **changes):
-    settings = {"r": 3, "lora_alpha": 6.0} | changes
-    model = add_adapters(make(config), generator=torch.Generator().manual_seed(1), **settings)
+    model = add_adapters(make(config), LORA(**changes), seed=1)
     if is_trained:
         with torch.no_grad():
             for number, (_, _, module) in enumerate(adapted(model)):
                 noise = np.random.default_rng(number).normal(size=tuple(module.lora_b.shape))
                 module.lora_b.copy_(put(noise.astype(np.float32) / 20))
     return model
+
+
+def factors_of(model, config=TINY, **changes):
+    return adapter_of(dict(model.named_parameters()), LORA(**changes), config)
 
 
 def logits(model, tokens=TOKENS):
@@ -91,7 +97,7 @@ def test_merging_gives_the_same_function_without_adapters(config):
 def test_adapters_come_back_from_their_files(layout, tmp_path):
     model = with_adapters(target_modules="q_proj,v_proj,ff_out")
     expected = logits(model)
-    adapter = adapter_of(model, r=3, lora_alpha=6.0)
+    adapter = factors_of(model, target_modules="q_proj,v_proj,ff_out")
     assert [path[-1] for path in adapter.factors] == ["q_proj", "v_proj", "ff_out"]
     write_adapter(tmp_path / "adapter", adapter, TINY, layout=layout)
     again = put_adapter(make(), read_adapter(tmp_path / "adapter", TINY))
@@ -104,7 +110,7 @@ def test_adapters_come_back_from_their_files(layout, tmp_path):
 def test_fused_products_of_sequential_blocks_share_a_factor_and_can_be_written(tmp_path):
     model = with_adapters(SEQUENTIAL)
     expected = logits(model)
-    write_adapter(tmp_path, adapter_of(model, r=3, lora_alpha=6.0), SEQUENTIAL)
+    write_adapter(tmp_path, factors_of(model, SEQUENTIAL), SEQUENTIAL)
     again = put_adapter(make(SEQUENTIAL), read_adapter(tmp_path, SEQUENTIAL))
     np.testing.assert_array_equal(logits(again), expected)
 
@@ -126,5 +132,5 @@ def test_a_model_with_adapters_is_not_saved_without_them(tmp_path):
 def test_an_unknown_name_is_refused_before_anything_changes():
     model = make()
     with pytest.raises(UserError, match="target_modules=queries: expected all-linear or names of"):
-        add_adapters(model, r=2, lora_alpha=2.0, target_modules="queries")
+        add_adapters(model, LORA(target_modules="queries"))
     assert all(p.requires_grad for p in model.parameters())

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import BatchSource
 from jaxllada.common.data.rows import RaggedRows, Row
@@ -266,7 +267,7 @@ def test_the_average_follows_the_weights():
 
 def test_adapters_are_trained_and_what_is_below_them_is_not():
     network, objective, _ = started()
-    add_adapters(network, r=4, lora_alpha=8.0, generator=torch.Generator().manual_seed(0))
+    add_adapters(network, LoraConfig(r=4, lora_alpha=8.0), seed=0)
     network.to(DEVICE)
     state, before = initial_state(network, with_ema=False), dict(network.state_dict())
     before = {name: tensor.cpu().clone() for name, tensor in before.items()}

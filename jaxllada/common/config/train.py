@@ -147,15 +147,19 @@ class TrainConfig:
     """LoRA: rank."""
     lora_alpha: float = 64.0
     """LoRA: updates are scaled by lora_alpha / r."""
+    use_rslora: bool = False
+    """LoRA: scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
     lora_dropout: float = 0.05
     """LoRA: dropout before the adapters."""
     target_modules: str = "all-linear"
     """LoRA: comma-separated module names, or all-linear."""
 
-    bf16: bool = False
-    """Compute in bfloat16; weights, optimiser, losses and norms stay in float32."""
+    bf16: bool | None = None
+    """Compute in bfloat16; trained weights, optimiser, losses and norms stay in float32. Left out:
+    only where adapters are trained on weights that are stored in bfloat16."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Storage of the trained weights; bfloat16 rounds small updates away."""
+    """Storage of the trained weights; bfloat16 rounds small updates away. LoRA: of the frozen ones;
+    those stored in bfloat16 are kept so."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (remat: full)."""
     remat: str = "none"
@@ -227,6 +231,8 @@ class TrainConfig:
             self._require(key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
         for key in ("adam_beta1", "adam_beta2", "ema_decay"):
             self._require(key, 0 <= getattr(self, key) < 1, "at least 0 and below 1")
+        self._require("lora_dropout", self.lora_dropout < 1, "below 1")
+        self._require("lora_alpha", 0 < self.lora_alpha < math.inf, "above 0")
         self._require("seed", self.seed < 2**32, "below 2**32")
         self._require("time_epsilon", 0 < self.time_epsilon < 1, "above 0 and below 1")
         self._require("rollback_lr_factor", 0 < self.rollback_lr_factor <= 1, "above 0, at most 1")

@@ -30,6 +30,7 @@ from jaxllada.common.run.signals import StopSignal
 from jaxllada.common.schedule import learning_rate_schedule
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.tracking import Tracking
+from jaxllada.common.weights.peft import AdapterFiles
 
 STEPS_AHEAD = 2
 """Steps the host may start before it looks whether the first of them was finite."""
@@ -43,6 +44,7 @@ class Task:
         tokenizer: saved in the run folder, so that the folder is a model for every verb.
         evaluate: measures weights on the validation rows; None without any.
         sample: writes a page of texts with given weights; None for no samples.
+        adapter: what is trained where the model's own weights are not.
         baselines: `uniform_bound` and `unigram_bound` in nats per token, for the log.
     """
 
@@ -52,6 +54,7 @@ class Task:
     tokenizer: Tokenizer | None = None
     evaluate: Callable[[Any], Evaluation] | None = None
     sample: Callable[[Any], Samples] | None = None
+    adapter: AdapterFiles | None = None
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

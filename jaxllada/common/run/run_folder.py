@@ -29,6 +29,8 @@ FIXED = (
     *("truncation", "mask_prompt_loss", "dialogue_turns", "on_bad_row"),
     *("pad_policy", "group_by_length"),
 )
+LORA = (*("model_name_or_path", "r", "lora_alpha", "use_rslora", "lora_dropout", "target_modules"),)
+"""The same for runs that train adapters."""
 _OWN = (
     *("config.yaml", "config.json", "metrics.jsonl", "loss.png", "summary.txt"),
     *("samples", "profile"),
@@ -118,6 +120,9 @@ def identity(
 ) -> dict[str, Any]:
     """What must be the same when a run goes on; kept in every checkpoint."""
     fixed = {key: getattr(config, key) for key in FIXED}
+    fixed["lora"] = config.lora or None
+    if config.lora:
+        fixed |= {key: getattr(config, key) for key in LORA}
     if config.repeat_data:
         fixed["max_steps"] = config.max_steps  # which decides the rows
     return {

@@ -37,8 +37,6 @@ def checked(config: TrainConfig) -> tuple[Origin, Tokenizer, ModelConfig]:
     """
     if not config.dataset_args:
         raise UserError("dataset_args: not set; for example pystdlib, or a file or folder of text")
-    if config.lora:
-        raise UserError("lora=true: is for fine-tuning; pretrain trains all weights")
     origin = find_model(config.model_name_or_path)
     tokenizer = find_tokenizer(config.tokenizer_name_or_path, origin)
     model = fit_preset(origin, tokenizer)

@@ -5,15 +5,17 @@ factors of a module are stacked over the layers, as the weights are: A [layers, 
 B [layers, out, r]. The output head never takes part: LLaDA's block and head both have an `ff_out`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
+from jaxllada.common.noise import uniforms
 from jaxllada.common.weights.names import Entry, llada_table
 from jaxllada.common.weights.source import Source
 
@@ -34,10 +36,51 @@ class Adapter:
     lora_dropout: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @classmethod
+    def of(
+        cls, factors: Mapping[Module, tuple[np.ndarray, np.ndarray]], lora: LoraConfig
+    ) -> "Adapter":
+        """Factors that were trained with these settings."""
+        return cls(
+            factors,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            use_rslora=lora.use_rslora,
+            lora_dropout=lora.lora_dropout,
+        )
+
+    @property
+    def settings(self) -> LoraConfig:
+        """What a model is given to hold these factors."""
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            use_rslora=self.use_rslora,
+            lora_dropout=self.lora_dropout,
+            target_modules=",".join(path[-1] for path in self.factors),
+        )
+
     @property
     def scale(self) -> float:
-        """Factor on B A: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732, th. 3.2)."""
-        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+        """Factor on B A, see `LoraConfig.scale`."""
+        return self.settings.scale
+
+
+def initial_a(config: ModelConfig, path: Module, r: int, width: int, seed: int) -> np.ndarray:
+    """Draws the factor A [layers, r, width] of a module, uniform in +-1/sqrt(width), float32.
+
+    As PEFT does, but a function of the seed and the place alone, the same on every backend.
+    """
+    place = target_paths(config, "all-linear").index(path)
+    bound, count = 1 / np.sqrt(width), r * width
+    draws = [
+        uniforms(seed, _INITIAL, place << 32 | layer, count) for layer in range(config.n_layers)
+    ]
+    return ((2 * np.stack(draws) - 1) * bound).reshape(-1, r, width).astype(np.float32)
+
+
+_INITIAL = (1 << 16) + 1
+"""Stream of `common.noise` for factors; 1 << 16 seeds dropout, below are those of training."""
 
 
 def target_paths(config: ModelConfig, names: str) -> tuple[Module, ...]:
@@ -64,10 +107,13 @@ def target_paths(config: ModelConfig, names: str) -> tuple[Module, ...]:
 
 
 class MergedSource:
-    """A source with an adapter added: W + scale * B A, in float32."""
+    """A source with an adapter added: W + scale * B A, in float32.
 
-    def __init__(self, source: Source, adapter: Adapter):
-        self.source, self.adapter = source, adapter
+    `files` is the folder of the adapter, if it lies on a disk.
+    """
+
+    def __init__(self, source: Source, adapter: Adapter, files: Path | None = None):
+        self.source, self.adapter, self.files = source, adapter, files
         self.path, self.kind, self.config = source.path, source.kind, source.config
 
     @property
@@ -78,6 +124,11 @@ class MergedSource:
     def dtype(self, entry: Entry) -> np.dtype:
         """float32 where something was added, so that rounding is left to the reader."""
         return np.dtype(np.float32) if self._factors(entry) else self.source.dtype(entry)
+
+    @property
+    def stored(self) -> np.dtype:
+        """Type in which the base keeps its embedding: what a merged folder is written in."""
+        return self.source.dtype(self.entries[0])
 
     def shape(self, entry: Entry) -> tuple[int, ...]:
         """Shape of one layer."""

@@ -6,12 +6,14 @@ An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`; t
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxllada.common.config.family import read_config_json
+from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.errors import UserError
@@ -28,7 +30,15 @@ from jaxllada.common.weights.layouts import LAYOUTS, Layout, find_layout
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.shards import Tensor, header
 
-__all__ = ["Adapter", "MergedSource", "Module", "read_adapter", "target_paths", "write_adapter"]
+__all__ = [
+    "Adapter",
+    "AdapterFiles",
+    "MergedSource",
+    "Module",
+    "read_adapter",
+    "target_paths",
+    "write_adapter",
+]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -87,6 +97,23 @@ def read_adapter(folder: str | os.PathLike[str], config: ModelConfig) -> Adapter
         lora_dropout=float(values.get("lora_dropout") or 0),
         extra=values,
     )
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """How a training run writes what it trains: an adapter folder in each of its checkpoints.
+
+    `base` is the path or id of the weights below, `layout` the names they are stored under.
+    """
+
+    model: ModelConfig
+    lora: LoraConfig
+    base: str
+    layout: str
+
+    def write(self, folder: Path, adapter: Adapter) -> None:
+        """Writes `adapter`, factors of this run, into a folder."""
+        write_adapter(folder, adapter, self.model, layout=self.layout, base_model=self.base)
 
 
 def write_adapter(

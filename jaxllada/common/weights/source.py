@@ -175,18 +175,29 @@ class FolderSource:
 
 
 def open_folder(
-    path: str | os.PathLike[str], step: int | None = None, *, mask_token_id: int | None = None
-) -> FolderSource:
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    mask_token_id: int | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+) -> Source:
     """Opens a model folder of either layout, or a run whose checkpoints are such folders.
 
     Reads headers only. `step` chooses the checkpoint of a run, by default the newest sound one.
+    `adapter` is the folder or id of an adapter to add; adapters, and runs that train them, are
+    opened with the base they name.
 
     Raises:
         UserError: as `FolderSource`; the checkpoints of a run are orbax files.
     """
-    path = Path(path)
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise UserError(f"{path} is an adapter: load its base model and give this as adapter")
+    from jaxllada.common.weights.adapted import open_adapted  # builds on this file
+
+    return open_adapted(
+        Path(path), step, adapter, lambda path, step: _open_plain(path, step, mask_token_id)
+    )
+
+
+def _open_plain(path: Path, step: int | None, mask_token_id: int | None) -> FolderSource:
     if not is_run_folder(path):
         if step is not None:
             raise UserError(f"step={step}: {path} is not the folder of a training run")

@@ -12,6 +12,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.partial import fingerprint
 from jaxllada.common.run.checkpoints import CHECKPOINTS
 from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.weights.adapter import MergedSource
 from jaxllada.common.weights.layouts import FOLDERS
 from jaxllada.common.weights.names import Entry
 from jaxllada.common.weights.pieces import cast, copy_transposed, pieces, rows_per_piece
@@ -56,6 +57,10 @@ def named_dtype(config: ModelConfig, dtype: np.dtype) -> ModelConfig:
 
 def source_fingerprint(source: Source) -> str:
     """Digest of the files that hold the weights and config of a source."""
+    if isinstance(source, MergedSource):
+        own = source.files.glob("adapter_*") if source.files else ()
+        files = {path.name: path for path in own}
+        return f"{source_fingerprint(source.source)}+{fingerprint(files)}"
     folder = Path(getattr(source, "folder", source.path))
     names = folder.glob("*.safetensors*") if source.kind in FOLDERS else folder.rglob("*")
     files = {str(path.relative_to(folder)): path for path in names if path.is_file()}
