@@ -12,6 +12,7 @@ VERBS = {
     "sft": ("jaxllada.commands.sft", "fine-tune a model on prompts and answers"),
     "compare": ("jaxllada.commands.compare", "train diffusion and its autoregressive twin"),
     "evaluate": ("jaxllada.commands.evaluate", "measure the bound in nats per token, fixed noise"),
+    "score": ("jaxllada.commands.score", "score questions with options by their likelihood"),
     "sample": ("jaxllada.commands.sample", "generate from prompts"),
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
     "tune": ("jaxllada.commands.tune", "find fast sampling settings and write a preset"),

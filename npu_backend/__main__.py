@@ -12,6 +12,7 @@ VERBS = {
     "sft": ("npu_backend.commands.sft", "fine-tune a model on prompts and answers"),
     "compare": ("npu_backend.commands.compare", "train diffusion and its autoregressive twin"),
     "evaluate": ("npu_backend.commands.evaluate", "measure the bound in nats per token"),
+    "score": ("npu_backend.commands.score", "score questions with options by their likelihood"),
     "sample": ("npu_backend.commands.sample", "generate from prompts"),
     "chat": ("npu_backend.commands.chat", "talk to a model in the terminal"),
     "tune": ("npu_backend.commands.tune", "find fast sampling settings and write a preset"),

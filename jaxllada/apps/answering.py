@@ -18,8 +18,8 @@ OpenEngine = Callable[[Any, Path], Engine]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SamplingKeys):
-    """Keys of every verb that generates text."""
+class ModelKeys:
+    """Keys of every verb that opens a model."""
 
     model_name_or_path: str = field(metadata={"positional": True})
     """Model folder: a released one, or the output_dir of a training run."""
@@ -29,6 +29,12 @@ class Options(SamplingKeys):
     """Take the exponential average of a run's weights; by default where the run kept one."""
     dtype: Dtype | None = None
     """Type of weights and activations; the stored one by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelKeys, SamplingKeys):
+    """Keys of every verb that generates text."""
+
     seed: int = 0
     """Seed of the noise."""
 
@@ -38,7 +44,7 @@ class Options(SamplingKeys):
             raise UserError(f"seed={self.seed} must lie in [0, 2**32)")
 
 
-def open_model(options: Options, open_engine: OpenEngine) -> "tuple[Engine, Tokenizer]":
+def open_model(options: ModelKeys, open_engine: OpenEngine) -> "tuple[Engine, Tokenizer]":
     """Reads tokenizer and model; raises `UserError` where they are missing or do not fit."""
     from jaxllada.common.run.checkpoints import is_run_folder
     from jaxllada.common.run.origin import find_model, find_tokenizer

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from jaxllada.apps.answering import Options
+from jaxllada.apps.answering import ModelKeys
 from jaxllada.common.engine import Engine
 
 
-def open_engine(options: Options, folder: Path) -> Engine:
+def open_engine(options: ModelKeys, folder: Path) -> Engine:
     """Reads the weights of a model folder or a run, in the type the options ask for."""
     from jaxllada.causal_engine import engine_of
     from jaxllada.convert import load

@@ -79,7 +79,7 @@ def mean_over_rounds(
 
 def check_exact(config: LikelihoodConfig) -> None:
     """Raises `UserError` for options that an autoregressive model would ignore."""
-    for name in ("method", "stop_level", "greedy_check", "padd_eos", "reuse", "block_length"):
+    for name in ("method", "stop_level", "greedy_check", "padd_eos", "reuse", "attention"):
         value = getattr(config, name)
         if value != getattr(LikelihoodConfig, name):
             raise UserError(f"{name}={value} is for diffusion models; leave it out")

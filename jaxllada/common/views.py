@@ -94,12 +94,9 @@ ReadBatch = Callable[[Batch], Iterable[Any]]
 class Reader:
     """Reads views with a backend and counts the canvases that it computed."""
 
-    def __init__(
-        self, read_batch: ReadBatch, model: ModelConfig, shapes: Shapes, rows: int, lead: int = 0
-    ):
-        """`rows` canvases a call at most; `lead` columns at least stand before the answers."""
-        self._read, self._model, self._shapes = read_batch, model, shapes
-        self._rows, self._lead = rows, lead
+    def __init__(self, read_batch: ReadBatch, model: ModelConfig, shapes: Shapes, rows: int):
+        """`rows` canvases a call at most, twice as many with guidance."""
+        self._read, self._model, self._shapes, self._rows = read_batch, model, shapes, rows
         self.num_canvases = 0
 
     def __call__(self, views: Sequence[View], is_guided: bool = False) -> list[Reading]:
@@ -117,9 +114,8 @@ class Reader:
         kinds = [self._kind(view, is_guided) for view in views]
         for members in self._cut(kinds, self._rows * (2 if is_guided else 1)):
             batch, count = pack(
-                [views[i] for i in members], self._model, self._shapes, is_guided, self._lead,
-                self._rows,
-            )  # fmt: skip
+                [views[i] for i in members], self._model, self._shapes, is_guided, self._rows
+            )
             self.num_canvases += count
             waiting.append((members, self._read(batch)))
             if len(waiting) > 2:  # the device computes while the host packs
@@ -166,14 +162,13 @@ def pack(
     model: ModelConfig,
     shapes: Shapes,
     is_guided: bool = False,
-    lead: int = 0,
     rows: int = 0,
 ) -> tuple[Batch, int]:
     """Lays views out as one call, and says how many different canvases it has.
 
     With `rows`, numbers of canvases are rounded up to a power of two but not above `rows`.
     """
-    start = max(lead, *(len(view.text.prompt) for view in views))
+    start = max(len(view.text.prompt) for view in views)
     size = _up(max(len(v.text.answer) + len(v.text.tail) for v in views), shapes.answer)
     length = _up(start + size, shapes.length)
     canvas, first, last, sizes, ground, grounds = [], [], [], [], [], []

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxllada.common.config.likelihood import LikelihoodConfig
+from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import Round, checked_tokens
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import mean_over_rounds, score_questions
@@ -91,7 +92,10 @@ def mean_log_likelihood(
 
 def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = False) -> Reader:
     """Returns what reads masked copies with this model."""
-    assert not model.config.is_causal, "an autoregressive model has an exact likelihood"
+    if model.config.is_causal:
+        raise UserError(
+            "this model is autoregressive and its likelihood exact: use CausalEngine.log_likelihood"
+        )
 
     def read(batch: Batch) -> TokenNats:
         arrays = (jnp.asarray(x) for x in batch)
@@ -104,7 +108,7 @@ def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = Fals
             block_length=config.block_length,
         )
 
-    return Reader(read, model.config, SHAPES, config.rows, lead=config.block_length)
+    return Reader(read, model.config, SHAPES, config.rows)
 
 
 @functools.partial(jax.jit, static_argnames=("is_guided", "reuses_prompt", "block_length"))
@@ -115,7 +119,7 @@ def read_batch(
     *,
     is_guided: bool,
     reuses_prompt: bool,
-    block_length: int,
+    block_length: int | None,
 ) -> TokenNats:
     """Returns nats [R, S] of the hidden tokens of every view."""
     place = jnp.arange(batch.canvas.shape[1])
@@ -139,56 +143,54 @@ def read_batch(
 
 
 def _read(
-    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int
+    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int | None
 ) -> Float[Array, "U S D"]:
     """The answers' rows, by the whole model on whole canvases."""
-    bias = None
-    if block_length:
-        bias = _earlier_blocks(positions, block_length)
     window = (batch.start, batch.targets.shape[1])
-    options = {} if bias is None else {"attention_bias": bias}
-    return model.hidden(
-        batch.canvas, visible, turn=model.rotation(positions), window=window, **options
-    )
+    options = {}
+    if block_length:
+        place = jnp.arange(visible.shape[1]) - batch.start
+        options["attention_bias"] = _no_later_block(place, block_length)
+    turn = model.rotation(positions)
+    return model.hidden(batch.canvas, visible, turn=turn, window=window, **options)
 
 
 def _reread(
-    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int
+    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int | None
 ) -> Float[Array, "U S D"]:
     """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
 
-    Under block-causal attention the tokens of `block_length` columns before the answer are read
-    again too, some of which share its first block; the others never see it.
+    Exact under block-causal attention, where prompts never see answers.
     """
     length, size = batch.canvas.shape[1], batch.targets.shape[1]
-    everything = visible[:, None, None, :]
-    if block_length:
-        everything = everything & _earlier_blocks(positions, block_length)
-    everything = jnp.broadcast_to(everything, (len(visible), 1, length, length))
     place = jnp.arange(length) - batch.start
+    seen = visible[:, None, None, :]
+    if block_length:
+        seen = seen & _no_later_block(place, block_length)
+    seen = jnp.broadcast_to(seen, (len(visible), 1, length, length))
     rows = batch.grounds
     is_answer = (place >= 0) & (place < batch.sizes[rows][:, None])
     hidden = jnp.where(is_answer, model.config.mask_id, batch.canvas[rows])
     _, kept = model.reread(
-        hidden, model.memory(len(rows), length), Region(0, length), everything[rows],
+        hidden, model.memory(len(rows), length), Region(0, length), seen[rows],
         turn=model.rotation(positions[rows]),
     )  # fmt: skip
     own = jax.tree.map(lambda x: jnp.take(x, batch.ground, axis=1), kept)
-    begin, count = batch.start - block_length, block_length + size
 
     def part(x: Array, axis: int) -> Array:
-        return jax.lax.dynamic_slice_in_dim(x, begin, count, axis)
+        return jax.lax.dynamic_slice_in_dim(x, batch.start, size, axis)
 
     states, _ = model.reread(
-        part(batch.canvas, 1), own, Region(begin, count), part(everything, 2),
-        turn=model.rotation(part(positions, 1)), window=(block_length, size),
+        part(batch.canvas, 1), own, Region(batch.start, size), part(seen, 2),
+        turn=model.rotation(part(positions, 1)),
     )  # fmt: skip
     return states
 
 
-def _earlier_blocks(positions: Int[Array, "U L"], block_length: int) -> Bool[Array, "U 1 L L"]:
-    blocks = positions // block_length
-    return blocks[:, None, None, :] <= blocks[:, None, :, None]
+def _no_later_block(place: Int[Array, " L"], block_length: int) -> Bool[Array, "1 1 L L"]:
+    """Which keys each query sees; blocks count from the answer's first token."""
+    block = place // block_length
+    return (block[None, :] <= block[:, None])[None, None]
 
 
 def _seed_of(key: Array) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxllada.apps.answering import Options
 from jaxllada.common.engine import Engine
@@ -10,7 +10,7 @@ from jaxllada.common.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceOptions(Options):
+class DeviceKeys:
     """Where torch runs."""
 
     device: Literal["auto", "npu", "cuda", "cpu"] = "auto"
@@ -19,7 +19,12 @@ class DeviceOptions(Options):
     """Kernels on an NPU: fused, plain torch, or (auto) fused where a probe finds them exact."""
 
 
-def open_engine(options: DeviceOptions, folder: Path) -> Engine:
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(DeviceKeys, Options):
+    """Keys of every verb that generates text with torch."""
+
+
+def open_engine(options: Any, folder: Path) -> Engine:
     """Reads the weights of a model folder or a run, in the type the options ask for."""
     _check_average(options.average, folder)
     from npu_backend.causal_engine import engine_of

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jaxllada.common.config.likelihood import LikelihoodConfig
+from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import Round, checked_tokens
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import mean_over_rounds, score_questions
@@ -92,7 +93,10 @@ def mean_log_likelihood(
 
 def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = False) -> Reader:
     """Returns what reads masked copies with this model."""
-    assert not model.config.is_causal, "an autoregressive model has an exact likelihood"
+    if model.config.is_causal:
+        raise UserError(
+            "this model is autoregressive and its likelihood exact: use CausalEngine.log_likelihood"
+        )
 
     def read(batch: Batch) -> Iterable[Any]:
         return _Found(
@@ -106,7 +110,7 @@ def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = Fals
             )
         )
 
-    return Reader(read, model.config, SHAPES, config.rows, lead=config.block_length)
+    return Reader(read, model.config, SHAPES, config.rows)
 
 
 def read_batch(
@@ -116,7 +120,7 @@ def read_batch(
     *,
     is_guided: bool,
     reuses_prompt: bool,
-    block_length: int,
+    block_length: int | None,
 ) -> TokenNats:
     """Returns nats [R, S] of the hidden tokens of every view."""
     counted, length = int(batch.asked.sum()), batch.canvas.shape[1]
@@ -147,53 +151,51 @@ def read_batch(
 
 
 def _read(
-    model: Any, batch: Batch, positions: Tensor, visible: Tensor | None, block_length: int
+    model: Any, batch: Batch, positions: Tensor, visible: Tensor | None, block_length: int | None
 ) -> Float[Tensor, "U S D"]:
     """The answers' rows, by the whole model on whole canvases."""
-    bias = None
-    if block_length:
-        bias = _earlier_blocks(positions, block_length)
     window = (batch.start, batch.targets.shape[1])
-    options = {} if bias is None else {"attention_bias": bias}
-    return model.hidden(
-        batch.canvas, visible, turn=model.rotation(positions), window=window, **options
-    )
+    options = {}
+    if block_length:
+        place = torch.arange(positions.shape[1], device=model.device) - batch.start
+        options["attention_bias"] = _no_later_block(place, block_length)
+    turn = model.rotation(positions)
+    return model.hidden(batch.canvas, visible, turn=turn, window=window, **options)
 
 
 def _reread(
-    model: Any, batch: Batch, positions: Tensor, visible: Tensor, block_length: int
+    model: Any, batch: Batch, positions: Tensor, visible: Tensor, block_length: int | None
 ) -> Float[Tensor, "U S D"]:
     """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
 
-    Under block-causal attention the tokens of `block_length` columns before the answer are read
-    again too, some of which share its first block; the others never see it.
+    Exact under block-causal attention, where prompts never see answers.
     """
     length, size = batch.canvas.shape[1], batch.targets.shape[1]
-    everything = visible[:, None, None, :]
-    if block_length:
-        everything = everything & _earlier_blocks(positions, block_length)
-    everything = everything.expand(len(visible), 1, length, length)
     place = torch.arange(length, device=model.device) - batch.start
+    seen = visible[:, None, None, :]
+    if block_length:
+        seen = seen & _no_later_block(place, block_length)
+    seen = seen.expand(len(visible), 1, length, length)
     rows = batch.grounds
     is_answer = (place >= 0) & (place < batch.sizes.index_select(0, rows)[:, None])
     hidden = torch.where(is_answer, model.config.mask_id, batch.canvas.index_select(0, rows))
     kept = model.memory(len(rows), length)
     model.reread(
-        hidden, kept, Region(0, length), everything.index_select(0, rows),
+        hidden, kept, Region(0, length), seen.index_select(0, rows),
         turn=model.rotation(positions.index_select(0, rows)),
     )  # fmt: skip
     own = [Kept(*(x.index_select(0, batch.ground) for x in one)) for one in kept]
-    begin, count = batch.start - block_length, block_length + size
+    begin = batch.start
     return model.reread(
-        batch.canvas.narrow(1, begin, count), own, Region(begin, count),
-        everything.narrow(2, begin, count),
-        turn=model.rotation(positions.narrow(1, begin, count)), window=(block_length, size),
+        batch.canvas.narrow(1, begin, size), own, Region(begin, size),
+        seen.narrow(2, begin, size), turn=model.rotation(positions.narrow(1, begin, size)),
     )  # fmt: skip
 
 
-def _earlier_blocks(positions: Int[Tensor, "U L"], block_length: int) -> Bool[Tensor, "U 1 L L"]:
-    blocks = positions // block_length
-    return blocks[:, None, None, :] <= blocks[:, None, :, None]
+def _no_later_block(place: Int[Tensor, " L"], block_length: int) -> Bool[Tensor, "1 1 L L"]:
+    """Which keys each query sees; blocks count from the answer's first token."""
+    block = torch.div(place, block_length, rounding_mode="floor")
+    return (block[None, :] <= block[:, None])[None, None]
 
 
 class _Found:

@@ -6,7 +6,7 @@ Names and defaults are those of the released estimator; what it does not have is
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from jaxllada.common.config.sampling import integer, non_negative
+from jaxllada.common.config.sampling import Attention, integer, non_negative
 from jaxllada.common.errors import UserError, nearest
 
 Method = Literal["monte_carlo", "confidence", "exact"]
@@ -45,9 +45,11 @@ class LikelihoodConfig:
     reuse: Reuse = "none"
     """prompt: keys and values of the prompt come from one pass that hides the whole answer: fast,
     approximate, error reported. corrected: the same, unbiased again by one exact round."""
-    block_length: int = 0
-    """For models trained with block-causal attention: a token sees blocks up to its own, counted
-    from the prompt's start. 0: every token sees every other."""
+    attention: Attention = "full"
+    """Whether tokens see everything, or no later block, as a model trained so. Blocks count from
+    the answer's first token."""
+    block_length: int | None = None
+    """Tokens of a block of `attention=block_causal`."""
     rows_per_call: int = 0
     """Masked copies per model call, of whichever questions; 0: `batch_size`."""
 
@@ -55,13 +57,12 @@ class LikelihoodConfig:
         for name in ("mc_num", "batch_size"):
             if integer(name, getattr(self, name)) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("block_length", "rows_per_call"):
-            if integer(name, getattr(self, name)) < 0:
-                raise UserError(f"{name}={getattr(self, name)} must be 0 or larger")
+        if integer("rows_per_call", self.rows_per_call) < 0:
+            raise UserError(f"rows_per_call={self.rows_per_call} must be 0 or larger")
         non_negative("cfg_scale", self.cfg_scale)
         non_negative("stop_level", self.stop_level)
-        for name, known in (("method", get_args(Method)), ("reuse", get_args(Reuse))):
-            value = getattr(self, name)
+        for name, kind in (("method", Method), ("reuse", Reuse), ("attention", Attention)):
+            known, value = get_args(kind), getattr(self, name)
             if value not in known:
                 hint = nearest(str(value), known) or f"; choose from {', '.join(known)}"
                 raise UserError(f"{name}={value!r} is unknown{hint}")
@@ -76,6 +77,17 @@ class LikelihoodConfig:
         self._check_together()
 
     def _check_together(self) -> None:
+        if self.attention == "full" and self.block_length is not None:
+            raise UserError(
+                f"block_length={self.block_length} is for attention=block_causal; leave it out"
+            )
+        if self.attention == "block_causal" and (
+            self.block_length is None or integer("block_length", self.block_length) < 1
+        ):
+            raise UserError(
+                f"attention=block_causal with block_length={self.block_length}: give the block"
+                " length that the model was trained with, 1 or more"
+            )
         if self.stop_level:
             if not 0.5 <= self.stop_level < 1:
                 raise UserError(f"stop_level={self.stop_level} must be 0 or in [0.5, 1)")
