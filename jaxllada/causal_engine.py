@@ -6,10 +6,18 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxllada.common.autoregressive import Stops
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.common.engine import Engine, Generation, Update, check_prompts
+from jaxllada.common.engine import (
+    Engine,
+    Generation,
+    ShouldStop,
+    Update,
+    check_prompts,
+    generations,
+)
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import check_exact, score_one_by_one
@@ -37,6 +45,7 @@ class CausalEngine:
         on_update: Callable[[Update], None] | None = None,
         *,
         first_row: int = 0,
+        should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """See `common.engine.Engine.generate`; what is not written yet is the end token."""
         check_prompts(prompts, config, self.config)
@@ -45,17 +54,20 @@ class CausalEngine:
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(
             first_row + jnp.arange(len(prompts))
         )
-        piece = None if on_update is None else 1
+        stops = Stops(should_stop, config, len(prompts))
+        piece = None if should_stop is None else config.block_length
+        piece = piece if on_update is None else 1
         trace = None
         for trace in generate(self.model, prompts, config, keys, steps_per_piece=piece):
+            trace = stops.cut(trace)
             if on_update is not None:
                 on_update(Update(trace.tokens, trace.num_steps, config.gen_length))
+            if stops.is_over:
+                break
         assert trace is not None
         seconds = time.perf_counter() - begun
-        return [
-            Generation(trace.tokens[row].tolist(), trace[row], trace.num_steps, seconds)
-            for row in range(len(prompts))
-        ]
+        ends = {self.config.eos_token_id, config.eot_token_id} - {None}
+        return generations(trace, trace.num_steps, seconds, ends)
 
     def log_likelihood(
         self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig

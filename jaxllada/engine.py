@@ -13,12 +13,19 @@ from jaxllada.common.config.compute import Dtype
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.common.engine import Generation, Update, check_prompts
+from jaxllada.common.engine import (
+    Generation,
+    ShouldStop,
+    Update,
+    batch_of,
+    check_prompts,
+    generations,
+)
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.unmasking import unmasking_plan
 from jaxllada.diffusion.likelihood import log_likelihood, score
 from jaxllada.models.mask_predictor import MaskPredictor
-from jaxllada.sampling.generate import sample_stepwise
+from jaxllada.sampling.generate import sample_progress
 
 
 class JaxEngine:
@@ -34,6 +41,7 @@ class JaxEngine:
         dtype: Dtype | None = None,
         *,
         average: bool | None = None,
+        adapter: str | os.PathLike[str] | None = None,
     ) -> "JaxEngine":
         """Reads a model of any format `load` takes, or the newest sound checkpoint of a run.
 
@@ -41,7 +49,7 @@ class JaxEngine:
         the exponential average of a run's weights, by default where the run kept one. Raises
         `UserError` where something is missing.
         """
-        return cls(convert.load(path, dtype, average=average))
+        return cls(convert.load(path, dtype, average=average, adapter=adapter))
 
     @property
     def config(self) -> ModelConfig:
@@ -55,34 +63,31 @@ class JaxEngine:
         on_update: Callable[[Update], None] | None = None,
         *,
         first_row: int = 0,
+        should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """See `common.engine.Engine.generate`."""
         check_prompts(prompts, config, self.config)
-        longest = max(len(prompt) for prompt in prompts)
-        tokens = np.full((len(prompts), longest), self.config.pad_token_id, np.int32)
-        visible = np.zeros(tokens.shape, np.int32)
-        for row, prompt in enumerate(prompts):
-            start = longest - len(prompt)
-            tokens[row, start:] = prompt
-            visible[row, start:] = 1
+        tokens, visible = batch_of(prompts, self.config)
         begun = time.perf_counter()
         total_steps = unmasking_plan(config).total_calls
-        pieces = sample_stepwise(
+        progress = None
+        for progress in sample_progress(
             self.model,
             tokens,
             config,
             visible,
             _row_keys(seed, first_row, len(prompts)),
             steps_per_piece=None if on_update is None else 1,
-        )
-        for trace in pieces:
+            should_stop=should_stop,
+        ):
             if on_update is not None:
-                on_update(Update(trace.tokens, trace.num_steps, total_steps))
+                trace = progress.trace
+                shown = trace.tokens[:, : progress.columns]
+                on_update(Update(shown, trace.num_steps, total_steps))
+        assert progress is not None
         seconds = time.perf_counter() - begun
-        return [
-            Generation(trace.tokens[row].tolist(), trace[row], trace.num_steps, seconds)
-            for row in range(len(prompts))
-        ]
+        ends = (self.config.eos_token_id, *config.stop_token_ids)
+        return generations(progress.trace, progress.nfe, seconds, ends)
 
     def log_likelihood(
         self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig

@@ -10,7 +10,14 @@ from jaxllada.common.config.compute import Dtype
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.common.engine import Generation, Update, check_prompts
+from jaxllada.common.engine import (
+    Generation,
+    ShouldStop,
+    Update,
+    batch_of,
+    check_prompts,
+    generations,
+)
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.unmasking import unmasking_plan
@@ -19,7 +26,7 @@ from npu_backend.device import find_device
 from npu_backend.diffusion.likelihood import log_likelihood, score
 from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.probe import choose_kernels
-from npu_backend.sampling.generate import sample_stepwise
+from npu_backend.sampling.generate import sample_progress
 from npu_backend.sampling.gumbel import RowSeed
 
 
@@ -41,6 +48,7 @@ class TorchEngine:
         *,
         device: str = "auto",
         ops: str = "auto",
+        adapter: str | os.PathLike[str] | None = None,
     ) -> "TorchEngine":
         """Reads a model of any format `load` takes, or the newest sound checkpoint of a run.
 
@@ -51,7 +59,7 @@ class TorchEngine:
         place = find_device(device)
         if ops == "fused" and place.type != "npu":
             raise UserError(f"ops=fused: {place.type} has no fused kernels; use auto or plain")
-        return cls(convert.load(path, dtype, device=place), ops)
+        return cls(convert.load(path, dtype, device=place, adapter=adapter), ops)
 
     @property
     def config(self) -> ModelConfig:
@@ -65,36 +73,33 @@ class TorchEngine:
         on_update: Callable[[Update], None] | None = None,
         *,
         first_row: int = 0,
+        should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """See `common.engine.Engine.generate`."""
         check_prompts(prompts, config, self.config)
-        longest = max(len(prompt) for prompt in prompts)
-        tokens = np.full((len(prompts), longest), self.config.pad_token_id, np.int32)
-        visible = np.zeros(tokens.shape, np.int32)
-        for row, prompt in enumerate(prompts):
-            start = longest - len(prompt)
-            tokens[row, start:] = prompt
-            visible[row, start:] = 1
+        tokens, visible = batch_of(prompts, self.config)
         passes = 2 if config.cfg_scale > 0 else 1
-        self._choose_kernels(passes * len(prompts), longest + config.gen_length)
+        self._choose_kernels(passes * len(prompts), tokens.shape[1] + config.gen_length)
         begun = time.perf_counter()
         total_steps = unmasking_plan(config).total_calls
-        pieces = sample_stepwise(
+        progress = None
+        for progress in sample_progress(
             self.model,
             tokens,
             config,
             visible,
             [RowSeed(seed, first_row + row) for row in range(len(prompts))],
             steps_per_piece=None if on_update is None else 1,
-        )
-        for trace in pieces:
+            should_stop=should_stop,
+        ):
             if on_update is not None:
-                on_update(Update(trace.tokens, trace.num_steps, total_steps))
+                trace = progress.trace
+                shown = trace.tokens[:, : progress.columns]
+                on_update(Update(shown, trace.num_steps, total_steps))
+        assert progress is not None
         seconds = time.perf_counter() - begun
-        return [
-            Generation(trace.tokens[row].tolist(), trace[row], trace.num_steps, seconds)
-            for row in range(len(prompts))
-        ]
+        ends = (self.config.eos_token_id, *config.stop_token_ids)
+        return generations(progress.trace, progress.nfe, seconds, ends)
 
     def log_likelihood(
         self, prompt: Sequence[int], answer: Sequence[int], config: LikelihoodConfig

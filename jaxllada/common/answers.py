@@ -1,6 +1,6 @@
 """Answer tokens as text: what is shown while masks are left, and where an answer ends."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -27,6 +27,14 @@ def until_end(tokens: Sequence[int], decoder: Decoder) -> list[int]:
     ends = {decoder.eos_id, decoder.eot_id}
     end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
     return list(tokens[:end])
+
+
+def stops_at(texts: Sequence[str], decoder: Decoder) -> Callable[[Sequence[int]], bool]:
+    """Returns whether tokens hold one of some texts: what an engine takes as `should_stop`.
+
+    Special tokens are part of the text, and texts may begin and end inside tokens.
+    """
+    return lambda tokens: any(text in decoder.decode(tokens) for text in texts)
 
 
 def settled(tokens: Sequence[int], decoder: Decoder) -> list[int]:

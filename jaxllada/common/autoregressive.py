@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int
 
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.engine import ShouldStop
 from jaxllada.common.errors import UserError
 from jaxllada.common.trace import NOT_COMMITTED, Trace
 
@@ -62,6 +63,39 @@ def padded(prompts: Sequence[Sequence[int]], model: ModelConfig, multiple: int =
         tokens[i, length - len(row) :] = row
         visible[i, length - len(row) :] = True
     return Prompts(tokens, visible)
+
+
+class Stops:
+    """Asks after every block of a run which rows are over, and cuts them there."""
+
+    def __init__(self, should_stop: ShouldStop | None, config: SamplingConfig, rows: int):
+        self.should_stop, self.block = should_stop, config.block_length
+        self.lengths = np.full(rows, config.gen_length)
+        self._asked = 0
+
+    def cut(self, trace: Trace) -> Trace:
+        """The record without what rows have behind their ends: end tokens stand there."""
+        if self.should_stop is None:
+            return trace
+        done = min(trace.num_steps, trace.tokens.shape[1])
+        while self._asked + self.block <= done:
+            self._asked += self.block
+            for row, tokens in enumerate(trace.tokens[:, : self._asked].tolist()):
+                if self.lengths[row] > self._asked and self.should_stop(tokens):
+                    self.lengths[row] = self._asked
+        behind = np.arange(trace.tokens.shape[1]) >= self.lengths[:, None]
+        last = np.broadcast_to(self.lengths[:, None] - 1, behind.shape).astype(np.int16)
+        return dataclasses.replace(
+            trace,
+            tokens=np.where(behind, trace.mask_token_id, trace.tokens),
+            order=np.where(behind, last, trace.order),
+            confidence=np.where(behind, 0, trace.confidence),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no row goes on."""
+        return bool((self.lengths <= self._asked).all())
 
 
 def record(

@@ -8,7 +8,7 @@ change come in few sizes (`common.canvas.Sizes`), so that a compiler sees each o
 Shape letters: B rows of the run, R rows on the device, L canvas length, N answer length.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -17,13 +17,11 @@ from jaxtyping import Bool, Float32, Int
 
 from jaxllada.common.canvas import Answers, Canvas, Snapshot
 from jaxllada.common.config.canvas_policy import AdaptiveCanvas, GrowingCanvas
+from jaxllada.common.engine import ShouldStop
 from jaxllada.common.lengths import change_in_blocks, end_confidence, end_density
 from jaxllada.common.trace import Trace
 
 S = TypeVar("S")
-ShouldStop = Callable[[Sequence[int]], bool]
-"""Whether a row is finished, given the tokens of its finished blocks; asked once per block."""
-
 NO_LIMIT = int(np.iinfo(np.int32).max)
 
 
@@ -58,7 +56,7 @@ class Progress:
     nfe: int
     """Model calls of the batch, those that only looked for the end included."""
     columns: int
-    """Answer positions that exist by now."""
+    """Answer positions that are on a canvas by now; all of them at the end."""
     blocks_left: int
     """Blocks that the longest unfinished answer has left; 0 at the end."""
 
@@ -76,7 +74,8 @@ def run(
     course = Course(device, answers, should_stop)
     while course.blocks_left:
         course.advance(steps_per_piece)
-        yield Progress(answers.trace(), course.nfe, answers.columns, course.blocks_left)
+        columns = answers.columns if course.blocks_left else answers.tokens.shape[1]
+        yield Progress(answers.trace(), course.nfe, columns, course.blocks_left)
 
 
 class Course(Generic[S]):

@@ -4,7 +4,7 @@ Terminal chat, playback, servers and evaluation use this protocol only, so each 
 backend that implements it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,9 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.trace import Trace
 
+ShouldStop = Callable[[Sequence[int]], bool]
+"""Whether an answer is over, given the tokens of its finished blocks."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -28,9 +31,16 @@ class Generation:
     trace: Trace
     """Record of this row."""
     nfe: int
-    """Model calls of the batch the row was part of."""
+    """Model calls of the batch the row was part of, those that only look for lengths included."""
     seconds: float
     """Wall time of the batch, compilation included if it was needed."""
+    end: int | None = None
+    """Place of the first end token; None if the answer has none."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens before the end of the answer."""
+        return len(self.tokens) if self.end is None else self.end
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ class Update:
     """The answers of a batch in the middle of sampling."""
 
     tokens: Int[np.ndarray, "B N"]
-    """Answer part; the mask id where nothing is committed yet (int32)."""
+    """Answers as far as their canvases reach by now; the mask id where nothing is committed yet
+    (int32)."""
     step: int
     """Steps done."""
     total_steps: int
@@ -61,12 +72,14 @@ class Engine(Protocol):
         on_update: Callable[[Update], None] | None = None,
         *,
         first_row: int = 0,
+        should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """Answers every prompt; prompts may differ in length.
 
         Row i draws from (seed, first_row + i) and does not depend on the others, so cutting a list
-        into batches changes nothing. `on_update` is called after every step. Raises `UserError` as
-        `check_prompts` does.
+        into batches changes nothing. `on_update` is called after every step. `should_stop` is asked
+        after every block, with a row's tokens so far, whether the answer is over; what is behind
+        becomes end tokens. Raises `UserError` as `check_prompts` does.
         """
         ...
 
@@ -106,3 +119,34 @@ def check_prompts(
                     f"prompt {row} holds id {token} at position {position},"
                     f" outside the {model.rows} rows of the embedding"
                 )
+
+
+def batch_of(
+    prompts: Sequence[Sequence[int]], model: ModelConfig
+) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, "B P"]]:
+    """Puts prompts behind padding: int32 tokens, and 1 where they are tokens."""
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = np.full((len(prompts), longest), model.pad_token_id, np.int32)
+    visible = np.zeros(tokens.shape, np.int32)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt)
+        tokens[row, start:] = prompt
+        visible[row, start:] = 1
+    return tokens, visible
+
+
+def generations(
+    trace: Trace, nfe: int, seconds: float, end_ids: Collection[int]
+) -> list[Generation]:
+    """The answers of a batch by row; `end_ids` are those that an answer ends with."""
+    ends = np.isin(trace.tokens, list(end_ids))
+    return [
+        Generation(
+            trace.tokens[row].tolist(),
+            trace[row],
+            nfe,
+            seconds,
+            int(ends[row].argmax()) if ends[row].any() else None,
+        )
+        for row in range(len(trace))
+    ]

@@ -55,6 +55,38 @@ def test_updates_show_every_step_and_end_with_the_answer(engine):
     assert [answer.tokens for answer in answers] == [answer.tokens for answer in quiet]
 
 
+def test_a_growing_answer_streams_as_far_as_it_reaches_and_stops_where_it_is_told(engine):
+    config = dataclasses.replace(CONFIG, steps=2, gen_length=16, canvas="grow")
+    updates = []
+    (full,) = engine.generate(PROMPTS[:1], config, on_update=updates.append)
+    assert [update.tokens.shape[1] for update in updates] == [4, 8, 8, 12, 12, 16, 16, 16]
+    assert [update.step for update in updates] == list(range(1, 9))
+    assert updates[-1].total_steps == full.nfe == 8
+    assert (full.num_tokens, full.end) == (16, None)
+    stop = next(token for token in full.tokens[4:] if token not in full.tokens[:4])
+    place = full.tokens.index(stop)
+    length = place // 4 * 4 + 4
+    expected = full.tokens[:length] + [engine.config.eos_token_id] * (16 - length)
+    (answer,) = engine.generate(PROMPTS[:1], config, should_stop=lambda tokens: stop in tokens)
+    assert answer.tokens == expected
+    assert (answer.num_tokens, answer.nfe) == (length, length // 2)
+    by_id = dataclasses.replace(config, stop_token_ids=(stop,))
+    (answer,) = engine.generate(PROMPTS[:1], by_id)
+    assert answer.tokens == expected
+    assert answer.num_tokens == place
+
+
+def test_calls_of_a_batch_are_those_of_its_longest_answer(engine):
+    config = dataclasses.replace(CONFIG, temperature=0)
+    full = engine.generate(PROMPTS, config)
+    first = full[0].tokens[:4]
+    answers = engine.generate(PROMPTS, config, should_stop=lambda tokens: tokens[:4] == first)
+    assert [answer.nfe for answer in answers] == [4] * 4
+    assert answers[0].tokens == first + [engine.config.eos_token_id] * 4
+    assert [answer.tokens for answer in answers[1:]] == [answer.tokens for answer in full[1:]]
+    assert [answer.trace.num_steps for answer in answers] == [2, 4, 4, 4]
+
+
 def test_weights_can_be_read_in_another_type():
     engine = JaxEngine.from_folder(DENSE, "bfloat16")
     assert engine.model.wte[...].dtype == "bfloat16"
