@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxllada.common.config.cache import Cache, FeatureCache, NoCache
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.config.selection import Dream, Extra, Rank
 from jaxllada.common.errors import UserError
 
 
@@ -20,7 +21,17 @@ class Policy:
     masks, which the release fills along with the block."""
     is_noisy: bool
     is_guided: bool
-    random_order: bool
+    rank: Rank
+    """What puts the open positions in order."""
+    extra: Extra
+    """Rule by which an adaptive selection keeps more than the plan says; empty: it does not."""
+    is_shuffled: bool
+    """Whether the order is drawn by its rank."""
+    has_top_p: bool
+    has_top_k: bool
+    ranks_draws: bool
+    """Whether confidences are those of the distribution drawn from, after temperature and filters;
+    otherwise of the model's own."""
     never_eos: bool
     never_mask: bool
     """Masks are not predicted, so that none is left. The release lets them be."""
@@ -39,12 +50,18 @@ class Policy:
     @classmethod
     def of(cls, config: SamplingConfig, model: ModelConfig, window: int) -> "Policy":
         """Separates the choices of a config from its numbers."""
-        rule = config.cache_rule
+        rule, selection, candidate = config.cache_rule, config.selection_rule, config.candidate
         if window > config.block_length and not isinstance(rule, NoCache):
             raise UserError(
                 f"cache={config.cache} is for an answer behind the prompt, and this prompt holds"
                 " masks, which are filled with every block: use cache=none"
             )
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            wrong = [token for token in getattr(config, name) if token >= model.rows]
+            if wrong:
+                raise UserError(
+                    f"{name} holds {wrong[0]}, outside the {model.rows} rows of the embedding"
+                )
         ends: tuple[int, ...] = ()
         if config.confidence_eos_eot_inf:
             ends = (model.eos_token_id,)
@@ -62,7 +79,12 @@ class Policy:
             window=window,
             is_noisy=config.temperature > 0,
             is_guided=config.cfg_scale > 0,
-            random_order=config.remasking == "random",
+            rank="random" if config.remasking == "random" else selection.rank,
+            extra=selection.extra,
+            is_shuffled=selection.order_temperature > 0,
+            has_top_p=candidate.has_top_p,
+            has_top_k=candidate.has_top_k,
+            ranks_draws=candidate.has_top_p or candidate.has_top_k or isinstance(selection, Dream),
             never_eos=config.logits_eos_inf,
             never_mask=config.compat is None,
             end_ids=ends,
@@ -72,6 +94,11 @@ class Policy:
             is_block_causal=config.attention == "block_causal",
             answer_length=config.gen_length if isinstance(rule, FeatureCache) else 0,
         )
+
+    @property
+    def draws_order(self) -> bool:
+        """Whether chance takes part in the order of positions."""
+        return self.rank == "random" or self.is_shuffled
 
     @property
     def fills_prompt(self) -> bool:

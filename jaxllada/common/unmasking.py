@@ -6,12 +6,16 @@ Source: `generate` of the LLaDA release (arXiv:2502.09992v3, Algorithm 5), Octob
 Shape letters: B rows, L canvas length.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Float32, Int
 
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.config.selection import Dream, Selection
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,95 @@ def transfer_counts(num_masks: int, steps: int) -> Int[np.ndarray, " steps"]:
     return base + (np.arange(steps) < extra).astype(np.int64)
 
 
+def dllm_counts(num_masks: int, steps: int) -> Int[np.ndarray, " steps"]:
+    """The division of dllm for a linear schedule: of what is left, a share rounded half to even.
+
+    10 masks in 4 steps are committed as [2, 3, 2, 3]. Times are float32, shares float64, as there.
+    """
+    times = np.float32(1) - (np.arange(steps, -1, -1) / steps).astype(np.float32)
+    noise = 1 - times.astype(np.float64)
+    return _rounds(num_masks, (1 - noise[1:] / noise[:-1]).tolist(), round)
+
+
+def dream_counts(num_masks: int, steps: int, eps: float) -> Int[np.ndarray, " steps"]:
+    """The division of Dream 7B: of what is left, 1 - s/t rounded down, in float32; the rest last.
+
+    The times t > s are neighbours of `linspace(1, eps, steps + 1)`. (arXiv:2508.15487v1; the
+    released code shares the mean of a batch, here every row has its own number.)
+    """
+    times = _dream_times(steps, eps)
+    shares = np.float32(1) - times[1:] / times[:-1]
+    return _rounds(num_masks, [*shares[:-1], np.float32(1)], lambda x: int(x), np.float32)
+
+
+def _rounds(
+    left: int, shares: Sequence[Any], whole: Callable[[Any], int], kind: Any = float
+) -> Int[np.ndarray, " steps"]:
+    counts = np.zeros(len(shares), np.int64)
+    for step, share in enumerate(shares):
+        counts[step] = min(left, whole(kind(left) * share))
+        left -= counts[step]
+    return counts
+
+
+def _dream_times(steps: int, eps: float) -> Float32[np.ndarray, " steps+1"]:
+    return np.linspace(1, eps, steps + 1).astype(np.float32)
+
+
+def drawn_counts(
+    draws: Float[np.ndarray, " masks"], rule: Selection, steps: int
+) -> Int[np.ndarray, " calls"]:
+    """Masks per call when every mask draws its own step by a uniform number; no zeros.
+
+    A mask that is left at time t goes at the next time s with probability 1 - s/t, which is the
+    binomial draw of dllm and of Dream's `origin`, made for all steps of a block at once.
+    """
+    times = np.arange(steps, -1, -1) / steps
+    if isinstance(rule, Dream):
+        times = _dream_times(steps, rule.eps).astype(np.float64)
+    step = np.searchsorted(1 - times[1:-1], draws, side="right")
+    return np.unique(step, return_counts=True)[1]
+
+
 def transfers(
-    plan: UnmaskingPlan, tokens: Int[np.ndarray, "B L"], mask_id: int, prompt_length: int
+    config: SamplingConfig,
+    tokens: Int[np.ndarray, "B L"],
+    mask_id: int,
+    prompt_length: int,
+    draws: Float[np.ndarray, "B L"] | None = None,
 ) -> Int[np.ndarray, "B L"]:
-    """Tokens that each call commits in each row, int32.
+    """Tokens that each call commits in each row, int32; adaptive rules may add to them.
 
     Call j of block b stands at column b * block_length + j. Calls that would commit nothing are
-    left out, so a row is done with a block at the first 0. The masks of a block are those of the
-    first canvas: nothing before a block's turn touches it.
+    left out, so a row is done with a block at the first 0. The masks of a block are those of this
+    canvas: nothing before a block's turn touches it. `draws` are uniform numbers, one for each
+    place of the answer, for stochastic rules.
     """
-    size, calls = plan.block_length, plan.calls_per_block
+    size, steps = config.block_length, config.steps_per_block
+    rule = config.selection_rule
     counts = np.zeros(tokens.shape, np.int32)
-    for block in range((tokens.shape[1] - prompt_length) // size):
-        first = block * size
-        where = slice(prompt_length + first, prompt_length + first + size)
-        num_masks = (tokens[:, where] == mask_id).sum(axis=1)
-        for row, count in enumerate(num_masks):
-            of_row = transfer_counts(int(count), plan.steps_per_block)[:calls]
-            counts[row, first : first + calls] = of_row
+    for first in range(0, tokens.shape[1] - prompt_length, size):
+        is_mask = tokens[:, prompt_length + first : prompt_length + first + size] == mask_id
+        for row, open_ in enumerate(is_mask):
+            if rule.is_stochastic:
+                assert draws is not None
+                own = draws[row, first : first + len(open_)][open_]
+                of_row = drawn_counts(own, rule, steps)
+            else:
+                of_row = _division(rule, int(open_.sum()), steps)
+            counts[row, first : first + len(of_row)] = of_row
     return counts
+
+
+@functools.lru_cache(4096)
+def _division(rule: Selection, num_masks: int, steps: int) -> Int[np.ndarray, " calls"]:
+    """Masks per call by a fixed schedule, without zeros."""
+    match rule.schedule:
+        case "dllm":
+            counts = dllm_counts(num_masks, steps)
+        case "dream":
+            assert isinstance(rule, Dream)
+            counts = dream_counts(num_masks, steps, rule.eps)
+        case _:
+            counts = transfer_counts(num_masks, steps)
+    return counts[counts > 0]

@@ -12,8 +12,11 @@ Shape letters: V vocabulary rows.
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
+TOKEN, ORDER, SCHEDULE = range(3)
+"""What the key of a place is folded with: the noise on its logits, its place in the order, the step
+at which a mask goes."""
 _WORD = 2.0**-32
 
 
@@ -43,3 +46,10 @@ def gumbel(key: Array, size: int) -> Float[Array, " V"]:
     counters = jnp.arange(2 * size, dtype=jnp.uint32)
     words = threefry_2x32(jax.random.key_data(key), counters)
     return gumbel_from_words(words[:size], words[size:])
+
+
+def slot_keys(keys: Array, moment: Array, slots: Int[Array, " S"]) -> Array:
+    """Keys [B, S] that depend on the row's key, the step and the place in the answer only."""
+    fold = jax.random.fold_in
+    of_row = jax.vmap(lambda key: jax.vmap(lambda slot: fold(fold(key, moment), slot))(slots))
+    return of_row(keys)

@@ -5,12 +5,15 @@ Shape letters: B rows, L canvas length.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.canvas import Canvas
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.unmasking import transfers, unmasking_plan
+from jaxllada.sampling.gumbel import SCHEDULE, slot_keys
 
 
 class Inputs(NamedTuple):
@@ -30,24 +33,54 @@ class Inputs(NamedTuple):
     """First position of the first block."""
     end: Int[Array, ""]
     """First position behind the answer."""
+    lead: Int[Array, ""]
+    """Blocks before the end of the prompt: `common.canvas.Canvas.lead`."""
     calls_per_block: Int[Array, ""]
     temperature: Float[Array, ""]
     cfg_scale: Float[Array, ""]
+    bound: Float[Array, ""]
+    """What an adaptive selection compares with."""
+    order_temperature: Float[Array, ""]
+    top_p: Float[Array, ""]
+    top_k: Int[Array, ""]
+    suppressed: Int[Array, " K"]
+    """Ids that are never predicted."""
+    unsure: Int[Array, " U"]
+    """Ids that have no confidence."""
 
     @classmethod
     def of(cls, canvas: Canvas, config: SamplingConfig, keys: Array) -> "Inputs":
         """Puts a canvas and the numbers of a config on the device; one key per row."""
-        plan, policy = unmasking_plan(config), canvas.policy
-        counts = transfers(plan, canvas.tokens, policy.mask_id, canvas.prompt_length)
+        policy, rule, candidate = canvas.policy, config.selection_rule, config.candidate
+        first, draws = canvas.prompt_length, None
+        if rule.is_stochastic:
+            draws = _schedule_draws(keys, jnp.arange(canvas.tokens.shape[1] - first))
+            draws = jax.device_get(draws)
+        counts = transfers(config, canvas.tokens, policy.mask_id, first, draws)
+        known = canvas.known & ~np.isin(canvas.tokens, candidate.cfg_keep_tokens)
         return cls(
             visible=jnp.asarray(canvas.visible),
             positions=jnp.asarray(canvas.positions),
-            known=jnp.asarray(canvas.known),
+            known=jnp.asarray(known),
             keys=keys,
             transfers=jnp.asarray(counts),
-            prompt_length=jnp.int32(canvas.prompt_length),
-            end=jnp.int32(canvas.prompt_length + canvas.gen_length),
-            calls_per_block=jnp.int32(plan.calls_per_block),
+            prompt_length=jnp.int32(first),
+            end=jnp.int32(first + canvas.gen_length),
+            lead=jnp.int32(canvas.lead),
+            calls_per_block=jnp.int32(unmasking_plan(config).calls_per_block),
             temperature=jnp.float32(config.temperature),
             cfg_scale=jnp.float32(config.cfg_scale),
+            bound=jnp.float32(rule.bound),
+            order_temperature=jnp.float32(rule.order_temperature),
+            top_p=jnp.float32(candidate.top_p or 1),
+            top_k=jnp.int32(candidate.top_k or 1),
+            suppressed=jnp.asarray(candidate.suppress_tokens, jnp.int32),
+            unsure=jnp.asarray(candidate.begin_suppress_tokens, jnp.int32),
         )
+
+
+@jax.jit
+def _schedule_draws(keys: Array, slots: Int[Array, " N"]) -> Float[Array, "B N"]:
+    """Uniform numbers of a row's key and the place in the answer: when a mask goes."""
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, SCHEDULE))))
+    return draw(slot_keys(keys, jnp.int32(0), slots))

@@ -15,7 +15,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxllada.common.policy import Policy
-from jaxllada.sampling.gumbel import gumbel
+from jaxllada.sampling.filters import filtered
+from jaxllada.sampling.gumbel import TOKEN, gumbel
+from jaxllada.sampling.inputs import Inputs
 
 
 class Head(NamedTuple):
@@ -42,28 +44,80 @@ def vocabulary_logits(head: Head, rows: Float[Array, "N D"]) -> Float[Array, "V 
     return logits if head.scale == 1 else logits * head.scale
 
 
-def read_logits(
-    logits: Float[Array, "V N"], keys: Array | None, temperature: Float[Array, ""], policy: Policy
-) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
-    """Returns the predicted token of each position, and its probability in float32.
+COLDEST = 1e-30
+"""Temperatures below are taken as this one where logits are divided: no result is infinite."""
 
-    Noise, one key per position, takes part in the choice of the token and not in its probability.
+
+class Reading(NamedTuple):
+    """What the logits of each position say."""
+
+    tokens: Int[Array, " N"]
+    confidence: Float[Array, " N"]
+    """In [0, 1], float32: what a trace shows, and what thresholds are compared with."""
+    score: Float[Array, " N"]
+    """What puts positions in order; the confidence itself unless they are ranked by entropy."""
+
+
+def read_logits(
+    logits: Float[Array, "V N"], keys: Array | None, inputs: Inputs, policy: Policy
+) -> Reading:
+    """Returns the predicted token of each position, and how sure the model is.
+
+    Noise, one key per position, takes part in the choice of the token and not in its confidence.
     """
     token = lax.broadcasted_iota(jnp.int32, logits.shape, 0)
     if policy.never_eos:
         logits = jnp.where(token == policy.eos_id, -jnp.inf, logits)
-    scores = logits
+    if inputs.suppressed.size:
+        logits = logits.at[inputs.suppressed].set(-jnp.inf)
+    excluded = policy.mask_id if policy.never_mask else None
+    drawn = logits
+    if policy.ranks_draws:
+        if policy.never_mask:
+            drawn = drawn.at[policy.mask_id].set(-jnp.inf)
+        if policy.is_noisy:
+            drawn /= jnp.maximum(inputs.temperature, COLDEST)
+        logits = drawn = filtered(drawn, inputs, policy)
+    scores = drawn
     if keys is not None:
-        draw = jax.vmap(lambda key: gumbel(jax.random.fold_in(key, 0), len(logits)), out_axes=1)
-        scores = logits + temperature * draw(keys)
-    chosen, peak = first_maximum(scores, policy.mask_id if policy.never_mask else None)
-    if keys is None and not policy.zeroed_ids:
-        return chosen, 1 / jnp.sum(jnp.exp(logits - peak), axis=0)
+        draw = jax.vmap(lambda key: gumbel(jax.random.fold_in(key, TOKEN), len(logits)), out_axes=1)
+        scores = drawn + (1 if policy.ranks_draws else inputs.temperature) * draw(keys)
+    chosen, peak = first_maximum(scores, excluded)
+    is_own = not policy.zeroed_ids and not inputs.unsure.size
+    if keys is None and is_own and policy.rank in ("probability", "random"):
+        confidence = 1 / jnp.sum(jnp.exp(logits - peak), axis=0)
+        return Reading(chosen, confidence, confidence)
     for dropped in policy.zeroed_ids:
         logits = jnp.where(token == dropped, -jnp.inf, logits)
+    if inputs.unsure.size:
+        logits = logits.at[inputs.unsure].set(-jnp.inf)
+    if policy.never_mask and policy.rank in ("margin", "entropy"):
+        logits = logits.at[policy.mask_id].set(-jnp.inf)
+    confidence, score = _sureness(logits, chosen, token, policy)
+    return Reading(chosen, confidence, score)
+
+
+def _sureness(
+    logits: Float[Array, "V N"], chosen: Int[Array, " N"], token: Int[Array, "V N"], policy: Policy
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     peak = jnp.max(logits, axis=0)
-    value = jnp.take_along_axis(logits, chosen[None], axis=0)[0]
-    return chosen, jnp.exp(value - peak) / jnp.sum(jnp.exp(logits - peak), axis=0)
+    weight = jnp.exp(logits - peak)
+    total = jnp.sum(weight, axis=0)
+    match policy.rank:
+        case "margin":
+            best, _ = first_maximum(logits)
+            second = jnp.max(jnp.where(token == best, 0, weight), axis=0)
+            lead = (1 - second) / total
+            return lead, lead
+        case "entropy":
+            # Weights of 0 stand for logits of minus infinity.
+            energy = jnp.sum(jnp.where(weight > 0, weight * (logits - peak), 0), axis=0)
+            entropy = jnp.maximum(jnp.log(total) - energy / total, 0)
+            return jnp.exp(-entropy), -entropy
+        case _:
+            value = jnp.take_along_axis(logits, chosen[None], axis=0)[0]
+            confidence = jnp.exp(value - peak) / total
+            return confidence, confidence
 
 
 def first_maximum(

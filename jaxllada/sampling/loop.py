@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
+from jaxllada.sampling.gumbel import slot_keys
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head
 from jaxllada.sampling.predict import predict
@@ -83,17 +84,17 @@ def advance(
         if policy.fills_prompt:
             is_open &= position < block_end
         keys = None
-        if policy.is_noisy or policy.random_order:
-            moment = state.block * inputs.calls_per_block + state.call
-            keys = _slot_keys(inputs.keys, moment, position - inputs.prompt_length)
+        if policy.is_noisy or policy.draws_order:
+            moment = (state.block - inputs.lead) * inputs.calls_per_block + state.call
+            origin = inputs.prompt_length + inputs.lead * policy.block_length
+            keys = slot_keys(inputs.keys, moment, position - origin)
         call = Call(state.canvas, start, block_start, state.call, state.age)
         prediction, memory = predict(
             reader, body, head, call, state.memory, is_open, keys, inputs, policy
         )
         count = _transfers(inputs, state.block, state.call, policy)
-        chosen = most_confident(
-            prediction.confidence, is_open, count, _is_any(prediction.tokens, policy.end_ids)
-        )
+        last = _is_any(prediction.tokens, policy.end_ids)
+        chosen = most_confident(prediction.score, is_open, count, last, policy.extra, inputs.bound)
         window = jnp.where(chosen, prediction.tokens, window)
         state = state._replace(
             canvas=put(state.canvas, window),
@@ -145,13 +146,6 @@ def _end_rows(state: State, ended: Bool[Array, " B"], slots: Array, policy: Poli
         order=jnp.where(where, state.step - 1, state.order),
         has_ended=state.has_ended | ended,
     )
-
-
-def _slot_keys(keys: Array, moment: Array, slots: Int[Array, " S"]) -> Array:
-    """Keys [B, S] that depend on the row's key, the step and the place in the answer only."""
-    fold = jax.random.fold_in
-    of_row = jax.vmap(lambda key: jax.vmap(lambda slot: fold(fold(key, moment), slot))(slots))
-    return of_row(keys)
 
 
 def _is_any(tokens: Array, ids: tuple[int, ...]) -> Array | None:

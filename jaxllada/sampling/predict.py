@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.sampling.gumbel import ORDER, gumbel
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
 from jaxllada.sampling.reader import Body, Call, Reader
@@ -26,6 +27,9 @@ class Prediction(NamedTuple):
 
     tokens: Int[Array, "B S"]
     confidence: Float[Array, "B S"]
+    """What the trace shows: in [0, 1]."""
+    score: Float[Array, "B S"]
+    """What puts the positions in order."""
 
 
 def predict(
@@ -59,7 +63,7 @@ def predict(
             logits = unconditional + (inputs.cfg_scale + 1) * (given - unconditional)
         if keys is not None:
             keys = jnp.take_along_axis(keys, index, axis=1).reshape(-1)
-        values = read_logits(logits, keys, inputs.temperature, policy)
+        values = read_logits(logits, keys, inputs, policy)
         return Prediction(
             *(_scatter(value.reshape(index.shape), index, policy) for value in values)
         )
@@ -70,10 +74,16 @@ def predict(
     smallest = jnp.sum(jnp.array(sizes) < most_open)
     noise_keys = keys if policy.is_noisy else None
     prediction = lax.switch(smallest, branches, states, is_open, noise_keys)
-    if policy.random_order:
+    if policy.rank == "random":
         assert keys is not None
-        draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1))))
-        prediction = prediction._replace(confidence=draw(keys))
+        draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, ORDER))))
+        ranking = draw(keys)
+        prediction = prediction._replace(confidence=ranking, score=ranking)
+    if policy.is_shuffled:
+        # The largest of scores with Gumbel noise are draws without putting back.
+        draw = jax.vmap(jax.vmap(lambda key: gumbel(jax.random.fold_in(key, ORDER), 1)[0]))
+        noisy = prediction.score / inputs.order_temperature + draw(keys)
+        prediction = prediction._replace(score=noisy)
     return prediction, memory
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from jaxllada.common.noise import SAMPLE, raw_draws
 
-_TOKEN, _ORDER = range(2)
+_TOKEN, _ORDER, _SCHEDULE = 0, 1, 4
 _BEFORE_ANSWER = 2  # added to the stream for positions before the answer
-_COLDEST = 1e-30
+COLDEST = 1e-30
 """Temperatures below are taken as this one: their inverse would not be finite in float32."""
 
 
@@ -70,7 +70,22 @@ def order_noise(
     seeds: Sequence[RowSeed], step: int, first_slot: int, slots: int
 ) -> Float32[np.ndarray, "B S"]:
     """Draws from U[0, 1) that rank positions where the order is random."""
-    words = _words(seeds, step, first_slot, slots, 1, _ORDER)[..., 0]
+    return _uniform(_words(seeds, step, first_slot, slots, 1, _ORDER)[..., 0])
+
+
+def order_gumbel(
+    seeds: Sequence[RowSeed], step: int, first_slot: int, slots: int
+) -> Float32[np.ndarray, "B S"]:
+    """Gumbel noise on the scores that positions are ordered by."""
+    return gumbel_from_words(_words(seeds, step, first_slot, slots, 1, _ORDER)[..., 0])
+
+
+def schedule_noise(seeds: Sequence[RowSeed], slots: int) -> Float32[np.ndarray, "B N"]:
+    """Draws from U[0, 1) for the places of an answer: when a mask goes."""
+    return _uniform(_words(seeds, 0, 0, slots, 1, _SCHEDULE)[..., 0])
+
+
+def _uniform(words: UInt64[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
     # 24 bits, so that rounding to float32 does not reach 1.
     return ((words >> np.uint64(40)) * 2.0**-24).astype(np.float32)
 
@@ -109,7 +124,7 @@ def draw_tokens(
     """
     groups, width = groups_of(logits.shape[1])
     scores = logits - logits.amax(dim=1, keepdim=True)
-    scores.div_(max(temperature, _COLDEST))
+    scores.div_(max(temperature, COLDEST))
     scores = F.pad(scores, (0, groups * width - logits.shape[1]), value=-math.inf)
     scores = scores.view(-1, groups, width)
     group = (torch.logsumexp(scores, dim=2) + noise[:, :groups]).argmax(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from jaxllada.common.canvas import Canvas
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.unmasking import UnmaskingPlan, transfers, unmasking_plan
-from npu_backend.sampling.gumbel import RowSeed
+from npu_backend.sampling.gumbel import RowSeed, schedule_noise
 
 
 @dataclass(frozen=True)
@@ -37,29 +37,51 @@ class Inputs:
     """First position of the first block."""
     end: int
     """First position behind the answer."""
+    lead: int
+    """Blocks before the end of the prompt: `common.canvas.Canvas.lead`."""
     temperature: float
     cfg_scale: float
+    bound: float
+    """What an adaptive selection compares with."""
+    order_temperature: float
+    top_p: float
+    top_k: int
+    suppressed: tuple[int, ...]
+    """Ids that are never predicted."""
+    unsure: tuple[int, ...]
+    """Ids that have no confidence."""
 
     @classmethod
     def of(
         cls, canvas: Canvas, config: SamplingConfig, seeds: list[RowSeed], device: torch.device
     ) -> "Inputs":
         """Puts a canvas and the numbers of a config on the device; one seed per row."""
-        plan, policy = unmasking_plan(config), canvas.policy
-        counts = transfers(plan, canvas.tokens, policy.mask_id, canvas.prompt_length)
+        policy, rule, candidate = canvas.policy, config.selection_rule, config.candidate
+        first, draws = canvas.prompt_length, None
+        if rule.is_stochastic:
+            draws = schedule_noise(seeds, canvas.tokens.shape[1] - first)
+        counts = transfers(config, canvas.tokens, policy.mask_id, first, draws)
+        known = canvas.known & ~np.isin(canvas.tokens, candidate.cfg_keep_tokens)
         visible = None
         if not canvas.visible.all():
             visible = torch.as_tensor(canvas.visible, device=device)
         return cls(
             visible=visible,
             positions=torch.as_tensor(canvas.positions, device=device),
-            known=torch.as_tensor(canvas.known, device=device),
+            known=torch.as_tensor(known, device=device),
             seeds=seeds,
             transfers=torch.as_tensor(counts, device=device),
             planned=counts,
-            plan=plan,
-            prompt_length=canvas.prompt_length,
-            end=canvas.prompt_length + canvas.gen_length,
+            plan=unmasking_plan(config),
+            prompt_length=first,
+            end=first + canvas.gen_length,
+            lead=canvas.lead,
             temperature=float(config.temperature),
             cfg_scale=float(config.cfg_scale),
+            bound=float(rule.bound),
+            order_temperature=float(rule.order_temperature),
+            top_p=float(candidate.top_p or 1),
+            top_k=int(candidate.top_k or 1),
+            suppressed=candidate.suppress_tokens,
+            unsure=candidate.begin_suppress_tokens,
         )

@@ -4,40 +4,84 @@ Shape letters: N positions, V vocabulary rows, K draws per position.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from jaxllada.common.policy import Policy
-from npu_backend.sampling.gumbel import draw_tokens
+from npu_backend.sampling.filters import filtered
+from npu_backend.sampling.gumbel import COLDEST, draw_tokens
+from npu_backend.sampling.inputs import Inputs
+
+
+class Reading(NamedTuple):
+    """What the logits of each position say."""
+
+    tokens: Int[Tensor, " N"]
+    confidence: Float[Tensor, " N"]
+    """In [0, 1], float32: what a trace shows, and what thresholds are compared with."""
+    score: Float[Tensor, " N"]
+    """What puts positions in order; the confidence itself unless they are ranked by entropy."""
 
 
 def read_logits(
     logits: Float[Tensor, "N V"],
     noise: Float[Tensor, "N K"] | None,
-    temperature: float,
+    inputs: Inputs,
     policy: Policy,
-) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
-    """Returns the predicted token of each position, and its probability in float32.
+) -> Reading:
+    """Returns the predicted token of each position, and how sure the model is.
 
-    Noise takes part in the choice of the token and not in its probability. `logits` are float32
+    Noise takes part in the choice of the token and not in its confidence. `logits` are float32
     and are written over.
     """
     if policy.never_eos:
         logits[:, policy.eos_id] = -math.inf
+    for token in inputs.suppressed:
+        logits[:, token] = -math.inf
     of_mask = logits[:, policy.mask_id].clone()
     if policy.never_mask:
         logits[:, policy.mask_id] = -math.inf
+    temperature = inputs.temperature
+    if policy.ranks_draws:
+        if policy.is_noisy:
+            logits.div_(max(temperature, COLDEST))
+            temperature = 1.0
+        logits = filtered(logits, inputs, policy)
     peak, chosen = logits.max(dim=1)
     if noise is not None:
         chosen = draw_tokens(logits, noise, temperature)
-    if policy.never_mask:
+    if policy.never_mask and not policy.ranks_draws and policy.rank not in ("margin", "entropy"):
         logits[:, policy.mask_id] = of_mask
-    if noise is None and not policy.zeroed_ids:
-        return chosen, 1 / (logits - peak[:, None]).exp_().sum(dim=1)
-    for dropped in policy.zeroed_ids:
+    is_own = not policy.zeroed_ids and not inputs.unsure
+    if noise is None and is_own and policy.rank in ("probability", "random"):
+        confidence = 1 / (logits - peak[:, None]).exp_().sum(dim=1)
+        return Reading(chosen, confidence, confidence)
+    for dropped in (*policy.zeroed_ids, *inputs.unsure):
         logits[:, dropped] = -math.inf
-    peak = logits.amax(dim=1)
+    return Reading(chosen, *_sureness(logits, chosen, policy))
+
+
+def _sureness(
+    logits: Float[Tensor, "N V"], chosen: Int[Tensor, " N"], policy: Policy
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    peak, best = logits.max(dim=1)
     value = logits.gather(1, chosen[:, None])[:, 0]
-    return chosen, torch.exp(value - peak) / (logits - peak[:, None]).exp_().sum(dim=1)
+    shifted = logits - peak[:, None]
+    weight = shifted.exp()
+    total = weight.sum(dim=1)
+    match policy.rank:
+        case "margin":
+            second = weight.scatter_(1, best[:, None], 0).amax(dim=1)
+            lead = (1 - second) / total
+            return lead, lead
+        case "entropy":
+            # Weights of 0 stand for logits of minus infinity.
+            energy = torch.where(weight > 0, weight * shifted, 0).sum(dim=1)
+            entropy = (total.log() - energy / total).clamp_min(0)
+            return torch.exp(-entropy), -entropy
+        case _:
+            confidence = torch.exp(value - peak) / total
+            return confidence, confidence

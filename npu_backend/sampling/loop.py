@@ -20,7 +20,7 @@ from torch import Tensor
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
 from npu_backend.calls import inference
-from npu_backend.sampling.gumbel import order_noise, token_noise
+from npu_backend.sampling.gumbel import order_gumbel, order_noise, token_noise
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.predict import predict
 from npu_backend.sampling.reader import Body, Call
@@ -48,6 +48,8 @@ class State:
     """Calls of the active block so far."""
     age: int = 0
     """Calls that the memory has seen."""
+    most_open: int | None = None
+    """Masks of the active block in the row with most of them, where a call may take any number."""
 
     @property
     def block(self) -> int:
@@ -86,24 +88,32 @@ def _advance(
             is_open[:, block_end:] = False
         if policy.fills_prompt or not policy.never_mask:
             most_open = policy.window
-        moment = state.open_blocks[0] * inputs.plan.calls_per_block + state.call
+        elif state.most_open is not None:
+            most_open = state.most_open
+        moment = (state.block - inputs.lead) * inputs.plan.calls_per_block + state.call
+        moment %= 2**32  # blocks before the end of a prompt count backwards
         noise, ranking = _noise(model, inputs, moment, start, policy)
         call = Call(state.canvas, start, block_start, state.call, state.age)
         prediction, state.memory = predict(
-            reader, body, model.head, call, state.memory, is_open, noise, inputs, policy, most_open
-        )
-        confidence = prediction.confidence if ranking is None else ranking
+            reader, body, model.head, call, state.memory, is_open, noise, ranking,
+            inputs, policy, most_open,
+        )  # fmt: skip
         count = inputs.transfers[:, first + state.call]
-        chosen = most_confident(
-            confidence, is_open, count, _is_any(prediction.tokens, policy.end_ids)
-        )
+        last = _is_any(prediction.tokens, policy.end_ids)
+        chosen = most_confident(prediction.score, is_open, count, last, policy.extra, inputs.bound)
         _write(tokens, chosen, prediction.tokens)
         _write(state.order[:, window], chosen, state.step)
-        _write(state.confidence[:, window], chosen, confidence)
+        _write(state.confidence[:, window], chosen, prediction.confidence)
         state.step += 1
         state.call += 1
         state.age += 1
-        if not planned[:, state.call :].any():
+        state.most_open = None
+        if policy.extra:
+            # The host waits: only the device knows how much was sure.
+            is_left = is_open & (tokens == policy.mask_id)
+            state.most_open = int(is_left.int().sum(dim=1).amax())
+        if state.most_open == 0 or not planned[:, state.call :].any():
+            state.most_open = None
             state.open_blocks.pop(0)
             state.call = 0
             if policy.stop_at_eos:
@@ -119,8 +129,9 @@ def _noise(
     where = (inputs.seeds, moment, start - inputs.prompt_length, policy.window)
     if policy.is_noisy:
         draws[0] = torch.from_numpy(token_noise(*where, model.config.rows))
-    if policy.random_order:
-        draws[1] = torch.from_numpy(order_noise(*where))
+    if policy.draws_order:
+        draw = order_noise if policy.rank == "random" else order_gumbel
+        draws[1] = torch.from_numpy(draw(*where))
     device = inputs.known.device
     noise, ranking = (None if x is None else x.to(device, non_blocking=True) for x in draws)
     return noise, ranking

@@ -31,6 +31,9 @@ class Prediction(NamedTuple):
 
     tokens: Int[Tensor, "B S"]
     confidence: Float[Tensor, "B S"]
+    """What the trace shows: in [0, 1]."""
+    score: Float[Tensor, "B S"]
+    """What puts the positions in order."""
 
 
 def predict(
@@ -41,14 +44,15 @@ def predict(
     memory: Any,
     is_open: Bool[Tensor, "B S"],
     noise: Float[Tensor, "B S K"] | None,
+    ranking: Float[Tensor, "B S"] | None,
     inputs: Inputs,
     policy: Policy,
     most_open: int,
 ) -> tuple[Prediction, Any]:
     """Calls the model once and reads the open positions of the window.
 
-    No row has more than `most_open` of them. `noise` chooses tokens where there is a temperature.
-    Returns the memory after the call, too.
+    No row has more than `most_open` of them. `noise` chooses tokens where there is a temperature,
+    `ranking` is what chance adds to the order. Returns the memory after the call, too.
     """
     if policy.is_guided:
         without_prompt = torch.where(inputs.known, policy.mask_id, call.canvas)
@@ -72,12 +76,18 @@ def predict(
             unconditional = head(states[rows.start + count : rows.stop + count])
             logits = unconditional + (inputs.cfg_scale + 1) * (logits - unconditional)
         draws = None if noise is None else noise[rows]
-        parts.append(read_logits(logits, draws, inputs.temperature, policy))
-    tokens, confidence = (torch.cat(values).view(shape) for values in zip(*parts, strict=True))
-    if index is None:
-        return Prediction(tokens, confidence), memory
-    values = (_scatter(value, index, policy) for value in (tokens, confidence))
-    return Prediction(*values), memory
+        parts.append(read_logits(logits, draws, inputs, policy))
+    values = [torch.cat(value).view(shape) for value in zip(*parts, strict=True)]
+    if index is not None:
+        values = [_scatter(value, index, policy) for value in values]
+    prediction = Prediction(*values)
+    if ranking is not None and policy.rank == "random":
+        prediction = prediction._replace(confidence=ranking, score=ranking)
+    elif ranking is not None:
+        # The largest of scores with Gumbel noise are draws without putting back.
+        noisy = prediction.score / inputs.order_temperature + ranking
+        prediction = prediction._replace(score=noisy)
+    return prediction, memory
 
 
 def _scatter(values: Tensor, index: Int[Tensor, "B R"], policy: Policy) -> Tensor:

@@ -6,10 +6,11 @@ Names and defaults are those of the released `generate`.
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from jaxllada.common.config.cache import CACHES, BlockCausalCache, Cache
+from jaxllada.common.config.candidate import Candidate
 from jaxllada.common.config.canvas_policy import (
     CANVASES,
     CanvasPolicy,
@@ -28,6 +29,12 @@ _SPECS: dict[str, Mapping[str, Any]] = {
     "cache": CACHES,
     "canvas": CANVASES,
 }
+_ID_LISTS = (
+    "stop_token_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "cfg_keep_tokens",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,7 @@ class SamplingConfig:
 
     steps: int = 128
     """Model calls for the whole answer, shared equally by the blocks; for one block where the
-    canvas changes."""
+    canvas changes, and under `infill`."""
     gen_length: int = 128
     """Answer length in tokens; the most an answer gets where the canvas changes."""
     block_length: int = 128
@@ -62,8 +69,20 @@ class SamplingConfig:
     """Stop a row after the block in which it produced its first end-of-sequence token."""
     stop_token_ids: tuple[int, ...] = ()
     """Ids that stop a row as the end-of-sequence token does, whatever `stop_at_eos` says."""
+    top_p: float | None = None
+    """Draw from the most likely tokens only, the first whose probabilities pass this sum."""
+    top_k: int | None = None
+    """Draw from this many most likely tokens only."""
+    suppress_tokens: tuple[int, ...] = ()
+    """Ids that are never predicted."""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """Ids that may be predicted with no confidence: they are committed last."""
+    cfg_keep_tokens: tuple[int, ...] = ()
+    """Ids of the prompt that guidance does not hide in its second pass."""
     selection: str = "fixed"
-    """Which predictions of a step are kept, and how many."""
+    """Which predictions of a call are kept: fixed[:official|dllm], margin, entropy,
+    threshold:0.9, factor:1.0, entropy_bound:0.1, or dream:origin|maskgit_plus|topk_margin|entropy.
+    Adaptive rules keep what is sure, and leave a block early."""
     cache: str = "none"
     """What is kept of earlier model calls."""
     attention: Attention = "full"
@@ -71,6 +90,9 @@ class SamplingConfig:
     canvas: str = "fixed"
     """How the canvas of the answer is laid out: fixed, grow (block by block until it ends) or
     adaptive[:start,window,confidence,low,high] (as long as the model thinks it should be)."""
+    infill: bool = False
+    """Fill the masks inside prompts, too, block by block from the first one on; gen_length may
+    then be 0."""
 
     def __post_init__(self) -> None:
         for name, kinds in _SPECS.items():
@@ -84,14 +106,17 @@ class SamplingConfig:
                 " with: use another cache, or set attention"
             )
         for name in ("steps", "gen_length", "block_length"):
-            if integer(name, getattr(self, name)) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+            least = 0 if self.infill and name == "gen_length" else 1
+            if integer(name, getattr(self, name)) < least:
+                raise UserError(f"{name}={getattr(self, name)} must be at least {least}")
         for name in ("temperature", "cfg_scale"):
             non_negative(name, getattr(self, name))
         _one_of("remasking", self.remasking, get_args(Remasking))
         if self.compat is not None:
             _one_of("compat", self.compat, get_args(Compat))
-        object.__setattr__(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
+        for name in _ID_LISTS:
+            object.__setattr__(self, name, _ids(name, getattr(self, name)))
+        self._check_selection()
         if self.eot_token_id is not None and integer("eot_token_id", self.eot_token_id) < 0:
             raise UserError(f"eot_token_id={self.eot_token_id} must be a token id or null")
         check_canvas(self)
@@ -100,7 +125,7 @@ class SamplingConfig:
                 f"gen_length={self.gen_length} is not a whole number of blocks of"
                 f" block_length={self.block_length}; {_divisors(self.gen_length)} would be"
             )
-        if self.is_fixed and self.steps % self.num_blocks:
+        if self.shares_steps and self.steps % self.num_blocks:
             below = self.steps - self.steps % self.num_blocks
             options = [str(n) for n in (below, below + self.num_blocks) if n]
             raise UserError(
@@ -114,14 +139,38 @@ class SamplingConfig:
         return isinstance(self.canvas_rule, FixedCanvas)
 
     @property
+    def shares_steps(self) -> bool:
+        """Whether `steps` are those of the whole answer."""
+        return self.is_fixed and not self.infill
+
+    @property
     def steps_per_block(self) -> int:
         """Steps among which the masks of one block are divided."""
-        return self.steps // self.num_blocks if self.is_fixed else self.steps
+        return self.steps // self.num_blocks if self.shares_steps else self.steps
 
     @property
     def num_blocks(self) -> int:
         """Blocks of the whole answer; the most it gets where the canvas changes."""
         return self.gen_length // self.block_length
+
+    def _check_selection(self) -> None:
+        _ = self.candidate  # checks its own values
+        rule = self.selection_rule
+        if self.remasking == "random" and (rule.rank != "probability" or rule.extra):
+            raise UserError(
+                f"remasking=random and selection={self.selection} are two orders of positions:"
+                " use remasking=low_confidence with this selection"
+            )
+        if self.cfg_keep_tokens and not self.cfg_scale:
+            raise UserError(
+                f"cfg_keep_tokens={list(self.cfg_keep_tokens)} is for guidance, which cfg_scale=0"
+                " turns off"
+            )
+
+    @property
+    def candidate(self) -> Candidate:
+        """The options of the choice of a token."""
+        return Candidate(**{f.name: getattr(self, f.name) for f in fields(Candidate)})
 
     @property
     def selection_rule(self) -> Selection:
@@ -141,7 +190,9 @@ class SamplingConfig:
     @property
     def needs_key(self) -> bool:
         """Whether anything is drawn at random."""
-        return self.temperature > 0 or self.remasking == "random"
+        rule = self.selection_rule
+        draws_order = "random" in (self.remasking, rule.rank) or rule.order_temperature > 0
+        return self.temperature > 0 or draws_order or rule.is_stochastic
 
 
 def integer(name: str, value: Any) -> int:

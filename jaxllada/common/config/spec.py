@@ -57,13 +57,18 @@ def from_spec(key: str, value: Any, kinds: Mapping[str, type[T]]) -> T:
 
 
 def to_spec(value: Any, kinds: Mapping[str, type]) -> str:
-    """Writes a dataclass as the text that `from_spec` reads back."""
+    """Writes a dataclass as the text that `from_spec` reads back.
+
+    Defaults are left out, but for a number with a fraction that comes first: it is what a reader
+    looks for in `threshold:0.9`.
+    """
     name = next(name for name, kind in kinds.items() if type(value) is kind)
     parts = []
     in_order = True
     for field in dataclasses.fields(value):
         own = getattr(value, field.name)
-        if field.default is not dataclasses.MISSING and own == field.default:
+        is_default = field.default is not dataclasses.MISSING and own == field.default
+        if is_default and not (isinstance(own, float) and in_order and not parts):
             in_order = False
             continue
         text = str(own).lower() if isinstance(own, bool) else str(own)
