@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from jaxllada.common.trace import Trace
+from jaxllada.common.trace import GIVEN, Trace
 from jaxllada.common.trace_text import MASK, shown, told
 
 PLAIN_MASK = "_"
@@ -43,13 +43,17 @@ def play(
 
 
 def render(trace: Trace, step: int) -> Text:
-    """The first row after `step` steps: masks grey, tokens coloured, the newest underlined."""
+    """The first row after `step` steps: masks grey, tokens coloured, the newest underlined, what
+    was given with the prompt cyan."""
     text = Text()
     for piece in shown(told(trace), trace.is_there(step)[0], MASK):
         if piece.is_mask:
             text.append(piece.text, "grey50")
             continue
         places = list(piece.positions)
+        if (trace.order[0, places] == GIVEN).all():
+            text.append(piece.text, "cyan")
+            continue
         style = _colour(float(trace.confidence[0, places].min()))
         if (trace.order[0, places] == step - 1).any():
             style += " underline"

@@ -125,11 +125,10 @@ def run(config: Config) -> int:
         print(json.dumps(report) if config.json else growth_table(report))
         return 0
     elif config.strategies:
-        from jaxllada.commands import bench_strategies as strategies
+        from jaxllada.commands.bench_strategies import bench_strategies, strategies_table
 
-        report = strategies.bench_strategies(config)
-        shown = strategies.report_json if config.json else strategies.strategies_table
-        print(shown(report))
+        report = bench_strategies(config)
+        print(json.dumps(report) if config.json else strategies_table(report))
         return 0
     else:
         report = _bench_model(config)

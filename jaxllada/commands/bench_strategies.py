@@ -5,7 +5,6 @@ A strategy is `exact`, or a cache, a selection or both joined by `+`, in the wor
 from `exact` is what the strategy names.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,8 +38,14 @@ class Row:
     program: str
     times: Times
     nfe: int | None
-    equal: float
-    """Share of the answer's tokens equal to those of our exact decode."""
+    answer: np.ndarray | None
+    """Tokens [B, N], if the program tells them."""
+
+    def equal_to(self, other: "Row") -> float | None:
+        """Share of equal tokens."""
+        if self.answer is None or other.answer is None:
+            return None
+        return float((self.answer == other.answer).mean())
 
 
 def strategy_config(strategy: str, exact: SamplingConfig) -> SamplingConfig:
@@ -84,8 +89,7 @@ def bench_strategies(config: Any) -> dict[str, Any]:
         times = take_turns(contestants, rounds=config.rounds, warmup=0)
         for worker in workers:
             worker.close()
-    truth = np.array(times[f"jaxllada\t{EXACT}"].result["tokens"])[:, config.prompt_length :]
-    rows = [_row(key, times[key], truth, config.prompt_length) for key in times]
+    rows = [_row(key, times[key], config.prompt_length) for key in times]
     return {
         "task": "sample",
         "model": config.model_name_or_path,
@@ -113,16 +117,18 @@ def _theirs(worker: Worker, strategy: str) -> Callable[[], Any]:
     return lambda: worker(strategy=strategy)
 
 
-def _row(key: str, times: Times, truth: np.ndarray, start: int) -> Row:
+def _row(key: str, times: Times, prompt_length: int) -> Row:
     program, strategy = key.split("\t")
     result: Mapping[str, Any] = times.result
-    tokens = np.array(result["tokens"])[:, start:] if "tokens" in result else None
-    equal = float("nan") if tokens is None else float((tokens == truth).mean())
-    return Row(strategy, program, times, result.get("nfe"), equal)
+    answer = np.array(result["tokens"])[:, prompt_length:] if "tokens" in result else None
+    return Row(strategy, program, times, result.get("nfe"), answer)
 
 
 def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Adds the ratios: to our exact decode, and of our strategy to each other program's."""
+    """Adds how many times faster and how equal: to our exact decode, and ours to others'.
+
+    Of another program both its exact decode and the same strategy are told.
+    """
     ours = {row.strategy: row for row in rows if row.program == "jaxllada"}
     entries = []
     for row in rows:
@@ -132,14 +138,15 @@ def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "seconds_median": row.times.median,
             "seconds_best": row.times.best,
             "nfe": row.nfe,
-            "equal_to_exact": row.equal,
             "times_exact": speed_ratio(row.times, ours[EXACT].times),
+            "equal_to_exact": row.equal_to(ours[EXACT]),
         }
-        if row.program == "jaxllada":
-            for other in rows:
-                if other.program != "jaxllada" and other.strategy in (row.strategy, EXACT):
-                    key = f"times_{other.program}_{other.strategy}"
-                    entry[key] = speed_ratio(row.times, other.times)
+        for other in rows if row.program == "jaxllada" else ():
+            if other.program != "jaxllada" and other.strategy == EXACT:
+                entry[f"times_{other.program}"] = speed_ratio(row.times, other.times)
+            if other.program != "jaxllada" and other.strategy == row.strategy:
+                entry[f"times_same_{other.program}"] = speed_ratio(row.times, other.times)
+                entry[f"equal_to_same_{other.program}"] = row.equal_to(other)
         entries.append(entry)
     return entries
 
@@ -148,9 +155,8 @@ def strategies_table(report: Mapping[str, Any]) -> str:
     """The report as a Markdown table below one line of settings."""
     rows = report["rows"]
     tokens = report["gen_length"] * report["batch_size"]
-    ratios = list(dict.fromkeys(k for row in rows for k in row if k.startswith("times_")))
-    heads = ["strategy", "program", "seconds", "tokens/s", "calls", "equal"]
-    heads += [_head(key) for key in ratios]
+    extra = list(dict.fromkeys(k for r in rows for k in r if k.startswith(("times_", "equal_"))))
+    heads = ["strategy", "program", "seconds", "tokens/s", "calls", *map(_head, extra)]
     lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
     for row in rows:
         cells = [
@@ -159,29 +165,30 @@ def strategies_table(report: Mapping[str, Any]) -> str:
             f"{row['seconds_median']:.2f}",
             f"{tokens / row['seconds_median']:.0f}",
             "" if row["nfe"] is None else str(row["nfe"]),
-            f"{row['equal_to_exact']:.0%}",
         ]
-        lines.append(cells + [f"{row[key]:.1f}x" if key in row else "" for key in ratios])
+        lines.append(cells + [_cell(key, row.get(key)) for key in extra])
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
         for line in lines
     ]
-    settings = ", ".join(
+    about = ", ".join(
         f"{key} {report[key]}"
         for key in ("model", "dtype", "batch_size", "prompt_length", "gen_length", "steps",
                     "block_length", "rounds")
     )  # fmt: skip
-    return "\n".join([settings, "", *text])
+    return "\n".join([about, "", *text])
 
 
 def _head(key: str) -> str:
-    if key == "times_exact":
-        return "ours exact = 1"
-    program, _, strategy = key.removeprefix("times_").rpartition("_")
-    return f"{program} {strategy} = 1"
+    kind, _, what = key.partition("_")
+    what = what.removeprefix("to_")
+    same = "same of " if what.startswith("same_") else ""
+    name = {"exact": "ours exact"}.get(what, same + what.removeprefix("same_"))
+    return f"x {name}" if kind == "times" else f"= {name}"
 
 
-def report_json(report: Mapping[str, Any]) -> str:
-    """The report in one line; what was not measured is null."""
-    return json.dumps(report).replace("NaN", "null")
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}x" if key.startswith("times") else f"{value:.0%}"

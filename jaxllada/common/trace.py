@@ -21,6 +21,8 @@ from jaxllada.common.manifest import write_atomically
 
 NOT_COMMITTED = -1
 """Order of a position that is still masked."""
+GIVEN = -2
+"""Order of a position of the answer that was given with the prompt."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Trace:
     tokens: Int[np.ndarray, "B N"]
     """int32 answer; `mask_token_id` where nothing has been committed."""
     order: Int[np.ndarray, "B N"]
-    """int16 step, from 0, after which the token was there; -1 where nothing was committed."""
+    """int16 step, from 0, after which the token was there; -1 where nothing was committed, -2
+    where the token was given."""
     confidence: Float[np.ndarray, "B N"]
     """float32 value the step ranked the token by; 0 for the end tokens that fill a stopped row."""
     mask_token_id: int

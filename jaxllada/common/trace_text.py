@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from jaxllada.common.answers import Decoder, Piece, pieces, until_end
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Generation
 from jaxllada.common.errors import UserError
-from jaxllada.common.trace import Trace
+from jaxllada.common.trace import NOT_COMMITTED, Trace
 from jaxllada.common.version import __version__
 
 END, MASK = "\N{END OF PROOF}", "\N{LIGHT SHADE}"
@@ -27,7 +29,7 @@ class Told:
     """Text and number of positions of each stretch of the answer; one that holds several tokens
     is part of a character in each of them."""
     end: int
-    """Positions before the first end token."""
+    """Positions before the first end token, or up to the last one that was ever filled."""
 
 
 def describe(
@@ -55,7 +57,7 @@ def describe(
             {
                 "prompt": decoder.decode(prompt),
                 "pieces": [list(piece) for piece in _pieces(tokens, decoder)],
-                "end": len(until_end(tokens, decoder)),
+                "end": min(len(until_end(tokens, decoder)), _reach(trace)),
             }
         ],
         "settings": changed(settings),
@@ -67,6 +69,12 @@ def describe(
         **more,
     }
     return replace(trace, about=about)
+
+
+def _reach(trace: Trace) -> int:
+    """Positions up to the last committed one; a canvas that grows may stop before its limit."""
+    places = np.flatnonzero(trace.order[0] != NOT_COMMITTED)
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 def told(trace: Trace, row: int = 0) -> Told:

@@ -8,7 +8,7 @@ from jaxllada.apps.denoise import play, render
 from jaxllada.common.answers import pieces, settled, until_end
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Generation
-from jaxllada.common.trace import Trace
+from jaxllada.common.trace import GIVEN, Trace
 from jaxllada.common.trace_text import describe
 from tests.word_decoder import EOS, EOT, MASK, Words
 
@@ -57,6 +57,13 @@ def test_colours_follow_confidence_and_the_newest_tokens_are_underlined():
         "dark_orange",
         "red",
     }
+
+
+def test_tokens_given_with_the_prompt_are_there_from_the_start():
+    trace = trace_of([1, 2, 3, EOS, EOS], [GIVEN, 0, GIVEN, 1, 1], [0, 0.9, 0, 1, 1])
+    text = render(trace, 0)
+    assert text.plain == " one\u2591 three"
+    assert [span.style for span in text.spans] == ["cyan", "grey50", "cyan"]
 
 
 def test_characters_of_several_tokens_stay_whole():

@@ -71,6 +71,12 @@ def test_halves_of_a_character_appear_when_both_are_there():
     assert [piece.text for piece in half] == ["_", "\ufffd", "_", " two"]
 
 
+def test_positions_that_were_never_filled_lie_behind_the_answer():
+    text = told(described(tokens=(1, 2, MASK_ID, MASK_ID, MASK_ID), order=(0, 1, -1, -1, -1)))
+    assert text.end == 2
+    assert "".join(piece.text for piece in shown(text, [True] * 5)) == " one two"
+
+
 def test_an_end_token_behind_half_a_character_is_still_an_end():
     assert told(described(tokens=(20, EOS, 1, 2, 3))).pieces[1] == (END, 1)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllada.apps.denoise import COLOURS
-from jaxllada.common.trace import Trace
+from jaxllada.common.trace import GIVEN, Trace
 from jaxllada.common.trace_text import Piece, shown, told
 
 SIZE = 16
@@ -22,6 +22,7 @@ LINE = 24
 MARGIN = 18
 PAPER, INK, FAINT, MASK, ACCENT = "#ffffff", "#23272e", "#6b7280", "#d5d9df", "#2f6db3"
 TINTS = {"red": "#f8c9c4", "dark_orange": "#fbe0b0", "green": "#c4e8cd"}
+GIVEN_TINT = "#d3e2f4"
 MAX_FRAMES_PER_SECOND = 25
 WIDE_FONTS = ("notosansmonocjk", "notosanscjk", "sourcehansans", "wqy", "pingfang", "hiragino",
               "msyh", "simhei", "uming", "ukai", "malgun", "meiryo", "gothic")  # fmt: skip
@@ -112,7 +113,9 @@ def _draw(
             pen.rectangle((box[0] + 0.5, box[1] + 2, box[2] - 1, box[3] - 2), fill=MASK)
             continue
         sure = float(trace.confidence[0, places].min())
-        pen.rectangle(box, fill=TINTS[next(name for bound, name in COLOURS if sure < bound)])
+        tint = TINTS[next(name for bound, name in COLOURS if sure < bound)]
+        is_given = (trace.order[0, places] == GIVEN).all()
+        pen.rectangle(box, fill=GIVEN_TINT if is_given else tint)
         if trace.order[0, places].max() == step - 1:
             pen.rectangle((box[0], box[3], box[2], box[3] + 1.5), fill=ACCENT)
         if cell.piece is not before:  # a fine line between tokens
@@ -183,7 +186,7 @@ def _palette() -> Any:
     from PIL import Image, ImageColor
 
     colours = {}
-    for ground in (PAPER, *TINTS.values()):
+    for ground in (PAPER, GIVEN_TINT, *TINTS.values()):
         for ink in (INK, FAINT):
             low, high = np.array(ImageColor.getrgb(ground)), np.array(ImageColor.getrgb(ink))
             for share in np.linspace(0, 1, 9):

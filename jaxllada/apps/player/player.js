@@ -67,19 +67,21 @@ class Panel {
     const { order, confidence, end } = this.trace;
     for (const piece of this.pieces) {
       const places = Array.from({ length: piece.count }, (_, i) => piece.first + i);
-      const open = places.some((i) => order[i] < 0 || order[i] >= now);
+      const open = places.some((i) => order[i] === -1 || order[i] >= now);
       const names = ["piece"];
       piece.span.style.background = "";
       if (open) names.push("open", ...(state.stable ? [] : ["loose"]));
       else {
         const sure = Math.min(...places.map((i) => confidence[i]));
         const when = Math.max(...places.map((i) => order[i]));
-        if (state.colours === "confidence") names.push(classOf(sure));
+        if (when < 0) names.push("given");
+        else if (state.colours === "confidence") names.push(classOf(sure));
         else piece.span.style.background = shade(when / Math.max(1, this.trace.steps - 1), 0.45);
         if (when === now - 1) names.push("fresh");
         if (other && state.differences && places.some((i) => this.trace.tokens[i] !== other.tokens[i]))
           names.push("differs");
-        piece.span.title = `${JSON.stringify(piece.text)}  position ${piece.first}, step ${when + 1}, confidence ${sure.toFixed(3)}`;
+        const how = when < 0 ? "given" : `step ${when + 1}, confidence ${sure.toFixed(3)}`;
+        piece.span.title = `${JSON.stringify(piece.text)}  position ${piece.first}, ${how}`;
       }
       if (open) piece.span.title = `position ${piece.first}, still masked`;
       // Where tokens keep their places nothing moves while they appear, line breaks included.
@@ -153,6 +155,7 @@ function legend() {
     for (const [name, , text] of classes) entry(`var(--${name})`, `confidence ${text}`);
   else
     entry(`linear-gradient(90deg, ${shade(0)}, ${shade(0.5)}, ${shade(1)})`, "first to last step");
+  if (traces.some((trace) => trace.order.includes(-2))) entry("var(--given)", "given");
   entry("linear-gradient(0deg, var(--accent) 3px, transparent 3px)", "committed in this step");
   entry("color-mix(in srgb, var(--faint) 25%, transparent)", "behind the end of the answer");
 }
