@@ -23,7 +23,7 @@ def carried(memory: Any, rows: Int[np.ndarray, " R"], length: int) -> Any:
     def take(x: Any) -> Any:
         if isinstance(x, Kept):
             return Kept(*(_resized(jnp.take(part, rows, axis=-4), length) for part in x))
-        return jnp.take(x, rows, axis=-3)
+        return jnp.take(x, rows, axis=-3) if x.ndim else x
 
     return jax.tree.map(take, memory, is_leaf=lambda x: isinstance(x, Kept))
 

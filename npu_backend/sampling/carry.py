@@ -30,7 +30,7 @@ def carried(memory: Any, rows: Int[np.ndarray, " R"], length: int) -> Any:
         if dataclasses.is_dataclass(x):
             parts = {f.name: take(getattr(x, f.name)) for f in dataclasses.fields(x)}
             return dataclasses.replace(cast(Any, x), **parts)
-        return [take(part) for part in x]
+        return x if isinstance(x, int) else [take(part) for part in x]
 
     return take(memory) if memory else memory
 

@@ -21,10 +21,10 @@ from jaxllada.models.kept import Memory, Region
 from jaxllada.sampling.reader import Body, Call
 
 
-class Kept(NamedTuple):
+class RegionMemory(NamedTuple):
     """What a call finds of those before it."""
 
-    memory: Memory
+    kept: Memory
     block_start: Int[Array, ""]
     """Where the block of the call before began."""
 
@@ -35,14 +35,14 @@ class RegionReader:
 
     regions: Regions
 
-    def start(self, body: Body, policy: Policy) -> Kept:
+    def start(self, body: Body, policy: Policy) -> RegionMemory:
         """Room for the whole canvas."""
         memory = body.model.memory(*body.visible.shape, body.blocks)
-        return Kept(memory, body.prompt_length)
+        return RegionMemory(memory, body.prompt_length)
 
     def read(
-        self, body: Body, memory: Kept, call: Call, policy: Policy
-    ) -> tuple[Float[Array, "G S D"], Kept]:
+        self, body: Body, memory: RegionMemory, call: Call, policy: Policy
+    ) -> tuple[Float[Array, "G S D"], RegionMemory]:
         """Returns the hidden rows of the window, and the memory after the call."""
         regions, sight, length = self.regions, body.sight, call.canvas.shape[1]
         first, last = regions.span(call.block_start, call.number, body.end)
@@ -73,5 +73,5 @@ class RegionReader:
         smallest = jnp.sum(jnp.array(sizes, jnp.int32) < last - first)
         index = jnp.where(is_whole, len(sizes), smallest)
         branches = [*(functools.partial(part, size) for size in sizes), whole]
-        rows, kept = lax.switch(index, branches, memory.memory)
-        return rows, Kept(kept, call.block_start)
+        rows, kept = lax.switch(index, branches, memory.kept)
+        return rows, RegionMemory(kept, call.block_start)

@@ -7,7 +7,6 @@ Shape letters: G rows of a model call, S positions of the window, D model width.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,10 +18,11 @@ from npu_backend.models.kept import Memory, Region
 from npu_backend.sampling.reader import Body, Call
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True)
+class RegionMemory:
     """What a call finds of those before it."""
 
-    memory: Memory
+    kept: Memory
     block_start: int
     """Where the block of the call before began."""
 
@@ -33,14 +33,14 @@ class RegionReader:
 
     regions: Regions
 
-    def start(self, body: Body, policy: Policy) -> Kept:
+    def start(self, body: Body, policy: Policy) -> RegionMemory:
         """Room for the whole canvas."""
         memory = body.model.memory(*body.turn[0].shape[:2])
-        return Kept(memory, body.prompt_length)
+        return RegionMemory(memory, body.prompt_length)
 
     def read(
-        self, body: Body, memory: Kept, call: Call, policy: Policy
-    ) -> tuple[Float[Tensor, "G S D"], Kept]:
+        self, body: Body, memory: RegionMemory, call: Call, policy: Policy
+    ) -> tuple[Float[Tensor, "G S D"], RegionMemory]:
         """Returns the hidden rows of the window, and the memory after the call."""
         regions, sight = self.regions, body.sight
         first, last = regions.span(call.block_start, call.number, body.end)
@@ -53,8 +53,8 @@ class RegionReader:
             visible = sight.of(torch.arange(first, last, device=call.canvas.device))
         rows = slice(region.start, region.start + region.size)
         states = body.model.reread(
-            call.canvas[:, rows], memory.memory, region, visible,
+            call.canvas[:, rows], memory.kept, region, visible,
             turn=tuple(angles[:, rows] for angles in body.turn),
             window=(call.start - region.start, policy.window),
         )  # fmt: skip
-        return states, Kept(memory.memory, call.block_start)
+        return states, RegionMemory(memory.kept, call.block_start)
