@@ -22,7 +22,6 @@ from jaxllada.common.engine import (
     generations,
 )
 from jaxllada.common.scores import Question, QuestionScores
-from jaxllada.common.unmasking import unmasking_plan
 from jaxllada.diffusion.likelihood import log_likelihood, score
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sampling.generate import sample_progress
@@ -69,7 +68,6 @@ class JaxEngine:
         check_prompts(prompts, config, self.config)
         tokens, visible = batch_of(prompts, self.config)
         begun = time.perf_counter()
-        total_steps = unmasking_plan(config).total_calls
         progress = None
         for progress in sample_progress(
             self.model,
@@ -83,7 +81,7 @@ class JaxEngine:
             if on_update is not None:
                 trace = progress.trace
                 shown = trace.tokens[:, : progress.columns]
-                on_update(Update(shown, trace.num_steps, total_steps))
+                on_update(Update(shown, trace.num_steps, progress.total_calls))
         assert progress is not None
         seconds = time.perf_counter() - begun
         ends = (self.config.eos_token_id, *config.stop_token_ids)

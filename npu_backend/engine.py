@@ -20,7 +20,6 @@ from jaxllada.common.engine import (
 )
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
-from jaxllada.common.unmasking import unmasking_plan
 from npu_backend import convert
 from npu_backend.device import find_device
 from npu_backend.diffusion.likelihood import log_likelihood, score
@@ -81,7 +80,6 @@ class TorchEngine:
         passes = 2 if config.cfg_scale > 0 else 1
         self._choose_kernels(passes * len(prompts), tokens.shape[1] + config.gen_length)
         begun = time.perf_counter()
-        total_steps = unmasking_plan(config).total_calls
         progress = None
         for progress in sample_progress(
             self.model,
@@ -95,7 +93,7 @@ class TorchEngine:
             if on_update is not None:
                 trace = progress.trace
                 shown = trace.tokens[:, : progress.columns]
-                on_update(Update(shown, trace.num_steps, total_steps))
+                on_update(Update(shown, trace.num_steps, progress.total_calls))
         assert progress is not None
         seconds = time.perf_counter() - begun
         ends = (self.config.eos_token_id, *config.stop_token_ids)

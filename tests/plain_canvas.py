@@ -90,3 +90,22 @@ def sloping_table(seed, place):
     table, _ = tables(seed)
     table[:, TABLE_CONFIG.eos_token_id] = (np.arange(len(table)) - place) / 2
     return table
+
+
+def plain_infill(logits_of, prompt, config, model):
+    """Returns the filled canvas [1, P + N]: blocks count from the end of the prompt."""
+    unit, steps, mask = config.block_length, config.steps, model.mask_token_id
+    x = np.concatenate([prompt, np.full((1, config.gen_length), mask, np.int32)], axis=1)
+    first = prompt.shape[1] % unit - unit
+    for start in range(first, x.shape[1], unit):
+        block = [i for i in range(max(start, 0), start + unit) if x[0, i] == mask]
+        for j in range(steps):
+            count = len(block) // steps + (j < len(block) % steps)
+            still = [i for i in block if x[0, i] == mask]
+            logits = logits_of(x, np.ones_like(x))[0].astype(np.float32)
+            probabilities = softmax(logits)
+            logits[:, mask] = -np.inf
+            x0 = logits.argmax(axis=-1)
+            for i in sorted(still, key=lambda i: (-probabilities[i, x0[i]], i))[:count]:
+                x[0, i] = x0[i]
+    return x

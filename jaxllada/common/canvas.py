@@ -7,6 +7,7 @@ Shape letters: B rows of the run, R rows on the device, P prompt length, N answe
 length.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
-from jaxllada.common.trace import NOT_COMMITTED, Trace
+from jaxllada.common.trace import GIVEN, NOT_COMMITTED, Trace
+from jaxllada.common.unmasking import unmasking_plan
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ class Canvas:
     positions: Int[np.ndarray, "R L"]
     """int32 rotary positions."""
     prompt_length: int
+    """First position of the first block."""
     gen_length: int
     """Positions of the longest answer on this canvas."""
+    lead: int
+    """Blocks that lie before the end of the prompt; randomness counts from there."""
     block: int
     """Blocks that are finished."""
     step: int
@@ -94,24 +99,60 @@ class Answers:
         sizes: Sizes,
     ):
         self.config, self.model, self.sizes = config, model, sizes
-        self.prompt, self.visible = prompt.copy(), visible
+        self.lead = self.spare = 0
+        if config.infill:
+            prompt, visible = self._take_lead(prompt, visible)
+        size = self.lead * config.block_length
+        self.begin = prompt.shape[1] - size
+        self.prompt, self.visible = prompt[:, : self.begin].copy(), visible
         self.known = prompt != model.mask_id
-        shape = (len(prompt), config.gen_length)
-        self.tokens = np.full(shape, model.mask_id, np.int32)
-        self.order = np.full(shape, NOT_COMMITTED, np.int32)
-        self.confidence = np.zeros(shape, np.float32)
-        self.lengths = np.full(len(prompt), first_length(config))
+        answer = np.full((len(prompt), config.gen_length), model.mask_id, np.int32)
+        # Masks that nobody sees are padding too.
+        given = np.where(visible, prompt, model.eos_token_id) if self.lead else prompt
+        self.tokens = np.concatenate([given[:, self.begin :], answer], axis=1)
+        is_given = self.tokens != model.mask_id
+        self.order = np.where(is_given, GIVEN, NOT_COMMITTED).astype(np.int32)
+        self.confidence = np.zeros(self.tokens.shape, np.float32)
+        self.lengths = np.full(len(prompt), size + first_length(config))
         """Positions that each answer has by now."""
         self.has_ended = np.zeros(len(prompt), bool)
+        self.total_calls = self._planned_calls()
+        """Most calls the run takes; blocks that are complete sooner save some."""
         self.stop_ids: tuple[int, ...] = config.stop_token_ids
         if config.stop_at_eos or not config.is_fixed:
             self.stop_ids = (model.eos_token_id, *self.stop_ids)
         self.fills_prompt = config.compat is not None and not self.known.all()
 
+    def _take_lead(self, prompt: Any, visible: Any) -> tuple[Any, Any]:
+        """Counts the blocks that reach from the first mask to the end of the prompt.
+
+        Blocks are counted from the end of the prompt, so that they do not depend on other rows.
+        """
+        unit, length = self.config.block_length, prompt.shape[1]
+        masks = ((prompt == self.model.mask_id) & visible).any(axis=0)
+        self.lead = -(-(length - int(masks.argmax())) // unit) if masks.any() else 0
+        self.spare = max(0, self.lead * unit - length)
+        columns = [(0, 0), (self.spare, 0)]
+        prompt = np.pad(prompt, columns, constant_values=self.model.eos_token_id)
+        return prompt, np.pad(visible, columns)
+
     @property
     def columns(self) -> int:
         """Positions of the longest answer."""
-        return int(self.lengths.max())
+        return int(self.lengths.max()) - self.spare
+
+    @property
+    def full_columns(self) -> int:
+        """Positions that answers have at the end."""
+        return self.tokens.shape[1] - self.spare
+
+    def _planned_calls(self) -> int:
+        plan = unmasking_plan(self.config)
+        if not self.config.infill:
+            return plan.total_calls
+        blocks = self.tokens.reshape(len(self.tokens), -1, self.config.block_length)
+        open_blocks = (blocks == self.model.mask_id).any(axis=(0, 2))
+        return int(open_blocks.sum()) * plan.calls_per_block
 
     def num_blocks(self, rows: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
         """Blocks that these answers have by now; the last one may be cut."""
@@ -120,7 +161,7 @@ class Answers:
     def canvas(self, rows: Int[np.ndarray, " R"], batch: int, block: int, step: int) -> Canvas:
         """Shows some rows to a device; the last one is repeated until there are `batch`."""
         rows = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows))])
-        begin, widest = self.prompt.shape[1], int(self.lengths[rows].max())
+        begin, widest = self.begin, int(self.lengths[rows].max())
         needed = begin + int(self.num_blocks(rows).max()) * self.config.block_length
         length = self.sizes.length(needed, is_growing=not self.config.is_fixed)
         exists = np.arange(widest) < self.lengths[rows, None]
@@ -131,20 +172,29 @@ class Answers:
             laid[:, begin : begin + widest] = np.where(exists, answer, rest)
             return laid
 
-        visible = lay(self.visible[rows], exists, False)
+        lead = np.arange(widest) < self.visible.shape[1] - begin
+        shown, known = exists.copy(), np.zeros_like(exists)
+        shown[:, lead] = self.visible[rows, begin:]
+        known[:, lead] = self.known[rows, begin:]
+        visible = lay(self.visible[rows, :begin], shown, False)
         policy = Policy.of(
             self.config, self.model, length if self.fills_prompt else self.config.block_length
         )
+        if self.lead:
+            # End tokens of the prompt end nothing: the host looks behind it.
+            room = widest if policy.answer_length else 0
+            policy = dataclasses.replace(policy, stop_at_eos=False, answer_length=room)
         return Canvas(
             rows=rows,
             tokens=lay(self.prompt[rows], self.tokens[rows, :widest], self.model.eos_token_id),
             order=lay(NOT_COMMITTED, self.order[rows, :widest], NOT_COMMITTED),
             confidence=lay(0, self.confidence[rows, :widest], 0),
             visible=visible,
-            known=lay(self.known[rows], np.zeros_like(exists), False),
+            known=lay(self.known[rows, :begin], known, False),
             positions=_positions(visible),
             prompt_length=begin,
             gen_length=widest,
+            lead=self.lead,
             block=block,
             step=step,
             policy=policy,
@@ -152,7 +202,7 @@ class Answers:
 
     def merge(self, rows: Int[np.ndarray, " R"], snapshot: Snapshot) -> None:
         """Takes over what the device has come to; its first rows are these."""
-        begin = self.prompt.shape[1]
+        begin = self.begin
         self.prompt[rows] = snapshot.tokens[: len(rows), :begin]
         for row, *parts in zip(rows, *snapshot[:3], strict=False):
             answer = slice(0, self.lengths[row])
@@ -171,8 +221,9 @@ class Answers:
         return rows[~self.has_ended[rows] & (self.num_blocks(rows) > block)]
 
     def finished_part(self, row: int, block: int) -> Int[np.ndarray, " n"]:
-        """The tokens of a row's first blocks."""
-        return self.tokens[row, : min(block * self.config.block_length, self.lengths[row])]
+        """The tokens behind the prompt that a row has after so many blocks."""
+        unit = self.config.block_length
+        return self.tokens[row, self.lead * unit : min(block * unit, self.lengths[row])]
 
     def lengthen(self, rows: Int[np.ndarray, " R"], blocks: int, least: int = 0) -> None:
         """Gives rows that have not ended more blocks, or fewer.
@@ -191,7 +242,7 @@ class Answers:
         if self.has_ended[row]:
             return
         self.has_ended[row] = True
-        begin = len(self.finished_part(row, block))
+        begin = min(block * self.config.block_length, self.lengths[row])
         blank = self.tokens[row, begin:] == self.model.mask_id
         self.tokens[row, begin:][blank] = self.model.eos_token_id
         self.order[row, begin:][blank] = step - 1
@@ -200,9 +251,9 @@ class Answers:
         """The record so far."""
         return Trace(
             prompt=self.prompt.copy(),
-            tokens=self.tokens.copy(),
-            order=self.order.astype(np.int16),
-            confidence=self.confidence.copy(),
+            tokens=self.tokens[:, self.spare :].copy(),
+            order=self.order[:, self.spare :].astype(np.int16),
+            confidence=self.confidence[:, self.spare :].copy(),
             mask_token_id=self.model.mask_id,
         )
 
@@ -224,7 +275,7 @@ def lay_out(
         sizes: the shapes that the backend wants.
 
     Raises:
-        UserError: shapes or ids that do not fit, or a mask in the prompt without `compat`.
+        UserError: shapes or ids that do not fit, or a mask in the prompt without `infill`.
     """
     prompt, visible = _checked_prompt(model, prompt, config, attention_mask)
     return Answers(prompt, visible, config, model, sizes or Sizes())
@@ -264,11 +315,11 @@ def _checked_prompt(
             f" outside the {model.rows} rows of the embedding"
         )
     masks = np.argwhere((prompt == model.mask_id) & visible)
-    if len(masks) and config.compat is None:
+    if len(masks) and config.compat is None and not config.infill:
         row, position = masks[0]
         raise UserError(
             f"prompt row {row} holds the mask id {model.mask_id} at position {position};"
-            ' only compat="official-2025" fills masks inside a prompt'
+            " infill=true fills masks inside a prompt"
         )
     if len(masks) and not config.is_fixed:
         row, position = masks[0]

@@ -4,6 +4,7 @@ Terminal chat, playback, servers and evaluation use this protocol only, so each 
 backend that implements it.
 """
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
-from jaxllada.common.trace import Trace
+from jaxllada.common.trace import GIVEN, Trace
 
 ShouldStop = Callable[[Sequence[int]], bool]
 """Whether an answer is over, given the tokens of its finished blocks."""
@@ -27,7 +28,8 @@ class Generation:
     """One sampled answer."""
 
     tokens: list[int]
-    """All `gen_length` answer tokens, end tokens included."""
+    """All `gen_length` answer tokens, end tokens included; under `infill` the row from its first
+    mask on."""
     trace: Trace
     """Record of this row."""
     nfe: int
@@ -139,14 +141,19 @@ def generations(
     trace: Trace, nfe: int, seconds: float, end_ids: Collection[int]
 ) -> list[Generation]:
     """The answers of a batch by row; `end_ids` are those that an answer ends with."""
-    ends = np.isin(trace.tokens, list(end_ids))
-    return [
-        Generation(
-            trace.tokens[row].tolist(),
-            trace[row],
-            nfe,
-            seconds,
-            int(ends[row].argmax()) if ends[row].any() else None,
-        )
-        for row in range(len(trace))
-    ]
+    return [_generation(trace[row], nfe, seconds, end_ids) for row in range(len(trace))]
+
+
+def _generation(trace: Trace, nfe: int, seconds: float, end_ids: Collection[int]) -> Generation:
+    is_given = trace.order[0] == GIVEN
+    first = int(is_given.argmin()) if len(is_given) else 0  # what is given before is the prompt
+    trace = dataclasses.replace(
+        trace,
+        prompt=np.concatenate([trace.prompt, trace.tokens[:, :first]], axis=1),
+        tokens=trace.tokens[:, first:],
+        order=trace.order[:, first:],
+        confidence=trace.confidence[:, first:],
+    )
+    is_end = np.isin(trace.tokens[0], list(end_ids)) & ~is_given[first:]
+    end = int(is_end.argmax()) if is_end.any() else None
+    return Generation(trace.tokens[0].tolist(), trace, nfe, seconds, end)

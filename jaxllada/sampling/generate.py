@@ -129,6 +129,7 @@ class JaxDevice:
         tokens, policy = jnp.asarray(canvas.tokens), canvas.policy
         if placed is None or canvas.step == 0:
             state = initial_state(self.model, inputs, tokens, policy=policy)
+            state = state._replace(order=jnp.asarray(canvas.order))
             return Placed(inputs, state, policy, canvas.rows)
         own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
         if policy.is_guided:

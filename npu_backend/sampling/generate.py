@@ -132,6 +132,7 @@ class TorchDevice:
         tokens, policy = torch.as_tensor(canvas.tokens, device=device), canvas.policy
         if placed is None or canvas.step == 0:
             state = initial_state(self.model, inputs, tokens, policy)
+            state.order = torch.as_tensor(canvas.order, device=device)
             return Placed(inputs, state, policy, canvas.rows)
         own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
         if policy.is_guided:

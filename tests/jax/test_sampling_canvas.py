@@ -12,7 +12,13 @@ from jaxllada.sampling import generate
 from jaxllada.sampling.generate import sample, sample_stepwise, sample_trace
 from jaxllada.sampling.loop import advance
 from tests.jax.sampling_oracle import TableModel
-from tests.plain_canvas import ending_table, plain_adaptive, plain_grow, sloping_table
+from tests.plain_canvas import (
+    ending_table,
+    plain_adaptive,
+    plain_grow,
+    plain_infill,
+    sloping_table,
+)
 
 EOS, MASK = TableModel.config.eos_token_id, TableModel.config.mask_token_id
 PROMPT = np.array([[4, 8, 15, 16, 23]], np.int32)
@@ -73,7 +79,7 @@ def test_adaptive_lengths_are_those_of_the_slow_loop(seed):
     expected, lengths = plain_adaptive(logits_of(model), PROMPT, ADAPTIVE, model.config, [EOS])
     length = expected.shape[1] - 5
     progress = list(generate.sample_progress(model, PROMPT, ADAPTIVE))
-    assert [part.columns for part in progress[: len(lengths) - 1]] == lengths[1:]
+    assert [part.columns for part in progress[:-1]] == lengths[1 : len(progress)]
     tokens = progress[-1].trace.tokens
     np.testing.assert_array_equal(
         tokens[:, :length], np.where(expected == MASK, EOS, expected)[:, 5:]
@@ -182,6 +188,51 @@ def test_pieces_of_changing_canvases_give_the_same_tokens(config, steps_per_piec
     np.testing.assert_array_equal(pieces[-1].order, whole.order)
 
 
+INFILL = SamplingConfig(steps=2, gen_length=4, block_length=4, infill=True, stop_at_eos=True)
+GAPS = np.array(
+    [[4, MASK, EOS, MASK, MASK, 6, MASK], [0, 0, 1, 2, 3, MASK, 4], [0, 7, 8, 9, 10, 11, 12]],
+    np.int32,
+)
+GAPS_SEEN = np.array([[1] * 7, [0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(("gen_length", "steps"), [(4, 2), (0, 1), (8, 9)])
+def test_gaps_of_a_prompt_are_filled_block_by_block(gen_length, steps):
+    config = dataclasses.replace(INFILL, gen_length=gen_length, steps=steps)
+    model = model_of(ending_table(3, 40))
+    trace = sample_trace(model, GAPS[:1], config)
+    expected = plain_infill(logits_of(model), GAPS[:1], config, model.config)
+    np.testing.assert_array_equal(np.concatenate([trace.prompt, trace.tokens], axis=1), expected)
+    np.testing.assert_array_equal(sample(model, GAPS[:1], config), expected)
+    # Given tokens are there from the first frame on, and are no steps.
+    given = np.concatenate([GAPS[:1], np.full((1, gen_length), MASK)], axis=1)
+    np.testing.assert_array_equal(trace.frame(0), given)
+    np.testing.assert_array_equal(trace.frame(trace.num_steps), expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_with_gaps_do_not_depend_on_other_rows(temperature):
+    config = dataclasses.replace(INFILL, temperature=temperature)
+    model, keys = model_of(ending_table(3, 9)), jax.random.split(jax.random.key(6), 3)
+    together = np.array(sample(model, GAPS, config, GAPS_SEEN, keys))
+    assert not (together[GAPS_SEEN.sum(1) == 7] == MASK).any()
+    for row, length in enumerate(GAPS_SEEN.sum(1)):
+        alone = sample(model, GAPS[row : row + 1, 7 - length :], config, key=keys[row : row + 1])
+        np.testing.assert_array_equal(together[row, 7 - length :], np.array(alone)[0])
+
+
+def test_an_end_token_of_the_prompt_ends_nothing_under_infill():
+    """It stands before the second gap; the end that is predicted behind the prompt counts."""
+    config = dataclasses.replace(INFILL, gen_length=12)
+    model = model_of(ending_table(3, 5))  # position 10, in the first block behind the prompt
+    trace = sample_trace(model, GAPS[:1], config)
+    tokens = np.concatenate([trace.prompt, trace.tokens], axis=1)[0]
+    assert (tokens[:7] != MASK).all()
+    assert tokens[10] == EOS
+    assert (tokens[11:] == EOS).all()
+    assert trace.num_steps == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -191,6 +242,9 @@ def test_pieces_of_changing_canvases_give_the_same_tokens(config, steps_per_piec
         ),
         ({"canvas": "adaptive", "compat": "official-2025"}, "compat=official-2025"),
         ({"canvas": "grow", "cache": "dllm"}, "canvas=grow changes .* cache=dllm"),
+        ({"canvas": "grow", "infill": True}, "canvas=grow has no room for infill=true"),
+        ({"compat": "official-2025", "infill": True}, "compat=official-2025"),
+        ({"gen_length": 0}, "gen_length=0 must be at least 1"),
         ({"canvas": "adaptive:low=0.7"}, "low=0.7 must be at most high=0.6"),
         ({"canvas": "adaptive:start=0"}, "start=0 must be at least 1"),
         ({"canvas": "grows"}, "did you mean 'grow'"),

@@ -1,7 +1,8 @@
 """How the canvas of an answer is laid out and how it grows: the rules of the option `canvas`.
 
 Rows are finished block by block under every rule. With `fixed` the option `steps` is shared by the
-blocks of the whole answer; canvases that change have no whole, so there `steps` counts per block.
+blocks of the whole answer; canvases that change have no whole, nor have prompts with gaps to fill,
+so there `steps` counts per block.
 """
 
 from collections.abc import Mapping
@@ -75,6 +76,17 @@ CANVASES: Mapping[str, type[CanvasPolicy]] = {
 def check_canvas(config: Any) -> None:
     """Raises `UserError` for options of a `SamplingConfig` that its canvas cannot have."""
     rule, canvas = config.canvas_rule, f"canvas={config.canvas}"
+    if config.infill and not isinstance(rule, FixedCanvas):
+        raise UserError(f"{canvas} has no room for infill=true: use canvas=fixed")
+    if config.infill and getattr(config.selection_rule, "is_stochastic", False):
+        raise UserError(
+            f"selection={config.selection} draws when the masks of an answer go, which infill=true"
+            " spreads over a prompt: use another selection"
+        )
+    if config.infill and config.compat is not None:
+        raise UserError(
+            f"compat={config.compat} fills masks of a prompt in its own way: leave infill=true out"
+        )
     if isinstance(rule, AdaptiveCanvas):
         if config.logits_eos_inf:
             raise UserError(
@@ -85,6 +97,11 @@ def check_canvas(config: Any) -> None:
             raise UserError(
                 f"{canvas} is no part of the release that compat={config.compat} repeats: use one"
                 " of them"
+            )
+        if config.attention != "full":
+            raise UserError(
+                f"{canvas} looks for the end in later blocks, which attention={config.attention}"
+                " hides: use canvas=grow"
             )
     if not isinstance(rule, FixedCanvas) and isinstance(config.cache_rule, FeatureCache):
         raise UserError(
