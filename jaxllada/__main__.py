@@ -23,6 +23,7 @@ VERBS = {
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "convert": ("jaxllada.commands.convert", "convert weights between Hugging Face and Flax"),
     "export": ("jaxllada.commands.export", "write a complete Hugging Face model folder"),
+    "merge": ("jaxllada.commands.merge", "add an adapter to its base and compare the logits"),
     "verify": ("jaxllada.commands.verify", "compare two checkpoints tensor by tensor"),
     "bench": ("jaxllada.commands.bench", "measure training, sampling and converting"),
 }

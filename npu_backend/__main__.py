@@ -20,6 +20,7 @@ VERBS = {
     "play": ("jaxllada.apps.play", "play a trace back, or make a page or pictures of it"),
     "inspect": ("jaxllada.apps.inspect", "count parameters, FLOPs and bytes of a model"),
     "export": ("npu_backend.commands.export", "write a complete Hugging Face model folder"),
+    "merge": ("npu_backend.commands.merge", "add an adapter to its base and compare the logits"),
     "verify": ("npu_backend.commands.verify", "compare two checkpoints tensor by tensor"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "plan": ("npu_backend.commands.plan", "predict the memory of a run and how to cut it"),

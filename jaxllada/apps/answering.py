@@ -25,6 +25,9 @@ class ModelKeys:
     """Model folder: a released one, or the output_dir of a training run."""
     tokenizer_name_or_path: str = ""
     """Folder with tokenizer.json, if it is not in the model folder."""
+    adapter: str = ""
+    """LoRA adapter to add to the model: a PEFT folder, a run that trained one, or an id. Such a
+    run can also be the model itself: its base is found by name."""
     average: bool | None = None
     """Take the exponential average of a run's weights; by default where the run kept one."""
     dtype: Dtype | None = None

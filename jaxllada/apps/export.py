@@ -32,6 +32,8 @@ class Config:
     """Model folder, Hub id, or output_dir of a training run."""
     target: str = field(metadata={"positional": True})
     """New folder."""
+    adapter: str = ""
+    """LoRA adapter to add: a PEFT folder, a run that trained one, or an id."""
     dtype: Dtype | None = None
     """Type to store; that of the source by default."""
     layout: Literal["llada", "llama", "qwen2"] | None = None
@@ -52,22 +54,25 @@ class Config:
 
 def export(config: Config, source: "Source", recipe: Mapping[str, Any]) -> None:
     """Writes the folder and tells what it holds; `recipe` goes into the model card."""
+    from jaxllada.common.weights.adapter import MergedSource
     from jaxllada.common.weights.export import to_hugging_face
     from jaxllada.common.weights.layouts import find_layout, own_layout
 
-    begun = time.perf_counter()
+    begun, dtype = time.perf_counter(), dtype_of(config.dtype)
+    if dtype is None and isinstance(source, MergedSource):
+        dtype = source.stored
     shards = to_hugging_face(
         source,
         Path(config.target),
         find_layout(config.layout) if config.layout else own_layout(source.config),
         shard_bytes=parse_bytes(config.shard_size, "shard_size"),
-        dtype=dtype_of(config.dtype),
+        dtype=dtype,
         overwrite=config.overwrite,
         recipe=recipe,
     )
     size = sum(shard.nbytes for shard in shards)
     files = f"{len(shards)} file{'s' if len(shards) > 1 else ''}"
-    about = f"{described(source, config.dtype, recipe)} in {files}"
+    about = f"{described(source, dtype and dtype.name, recipe)} in {files}"
     report(config.target, about, size, time.perf_counter() - begun)
 
 

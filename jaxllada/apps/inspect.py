@@ -25,6 +25,9 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 class Config:
     model: str = field(default="", metadata={"positional": True})
     """Preset, config.json, model folder, converted checkpoint or run; headers are checked too."""
+    adapter: str = ""
+    """LoRA adapter of the model: a PEFT folder or a run that trained one; a run that trained one
+    may also be the model."""
     fit: str = ""
     """Instead of a model: a parameter budget such as 100M or 1.5B to shape a model for."""
     vocab: int = 0
@@ -60,6 +63,7 @@ def run(config: Config, look: Look | None = None) -> int:
     `look` describes the weights of a folder at a step, or returns None where it finds none.
     """
     from jaxllada.common.notices import notice
+    from jaxllada.common.weights.adapted import adapter_folder, inspect_adapter
     from jaxllada.common.weights.inspection import inspect_weights
 
     look = look or inspect_weights
@@ -67,11 +71,19 @@ def run(config: Config, look: Look | None = None) -> int:
     name = config.model or f"fit {config.fit}"
     report = {"model": name, **measure(model, config.length or model.max_sequence_length)}
     folder = Path(config.model)
-    if config.model and folder.is_dir() and (weights := look(folder, config.step or None)):
+    is_folder = bool(config.model) and folder.is_dir()
+    own = adapter_folder(folder, config.step or None) if is_folder else None
+    adapter = own if own or not config.adapter else adapter_folder(Path(config.adapter))
+    if config.adapter and (own or adapter is None):
+        fact = f"{config.model} has one already" if own else "holds no adapter"
+        raise UserError(f"adapter={config.adapter}: {fact}")
+    if adapter is not None:
+        report["adapter"] = inspect_adapter(adapter, model)
+    if is_folder and own is None and (weights := look(folder, config.step or None)):
         report["weights"] = weights
     elif look is inspect_weights and (folder / "params" / "_METADATA").is_file():
         notice(f"{folder} holds an orbax checkpoint: `jaxllada inspect` lists what is in it")
-    elif config.step:
+    elif config.step and own is None:
         raise UserError(f"step={config.step}: {config.model} is not the folder of a training run")
     if config.save:
         Path(config.save).mkdir(parents=True, exist_ok=True)
@@ -114,11 +126,16 @@ def measure(model: ModelConfig, length: int) -> dict[str, Any]:
 
 
 def _model(config: Config) -> ModelConfig:
+    from jaxllada.common.run.origin import find_model
+    from jaxllada.common.weights.adapted import is_adapter
+
     if config.fit:
         from jaxllada.common.counting import fit
 
         template = preset("llada-100m")
         return fit(_budget(config.fit), config.vocab or template.vocab_size, template=template)
+    if is_adapter(Path(config.model)):
+        return find_model(config.model, weights=False).config
     if Path(config.model).exists():
         return ModelConfig.from_folder(config.model)
     if config.model.lower() in PRESETS:

@@ -20,6 +20,14 @@ def print_report(report: dict[str, Any], model: ModelConfig) -> None:
     console.print(_compute(report["flops_per_token"], report["length"]))
     console.print()
     console.print(_bytes(report["bytes"]))
+    if "adapter" in report:
+        found = report["adapter"]
+        console.print()
+        console.print(
+            f"adapter of rank {found['r']}, scale {found['scale']:g}, on "
+            f"{', '.join(found['modules'])} of every block: {found['parameters']:,} numbers\n"
+            f"  its base is {found['base']}"
+        )
     if "weights" in report:
         console.print()
         _print_weights(console, report["weights"])

@@ -37,6 +37,10 @@ class Config:
     """Checkpoint of the first, if it is a training run; the newest sound one by default."""
     b_step: int | None = None
     """Checkpoint of the second."""
+    a_adapter: str = ""
+    """LoRA adapter to add to the first: a PEFT folder, a run that trained one, or an id."""
+    b_adapter: str = ""
+    """LoRA adapter to add to the second."""
     logits: bool = False
     """Run both on fixed prompts, half of them masks, and compare the logits."""
     dtype: Dtype | None = None
@@ -60,6 +64,7 @@ class Model:
 
     path: Path
     step: int | None
+    adapter: str | None = None
 
 
 OpenSource = Callable[[Model], "Source"]
@@ -75,8 +80,8 @@ def run(config: Config, open_source: OpenSource, logits: Logits) -> int:
     from jaxllada.common.weights.index import write_json
 
     models = (
-        Model(local_folder(config.a), config.a_step),
-        Model(local_folder(config.b), config.b_step),
+        Model(local_folder(config.a), config.a_step, config.a_adapter or None),
+        Model(local_folder(config.b), config.b_step, config.b_adapter or None),
     )
     sources: list[Source] = []
     try:

@@ -34,6 +34,8 @@ class Config:
     so a model folder can change its layout, type or number of files, and a run give its weights."""
     target: str = field(metadata={"positional": True})
     """New folder."""
+    adapter: str = ""
+    """LoRA adapter to add: a PEFT folder, a run that trained one, or an id."""
     dtype: Dtype | None = None
     """Type to store; that of the source by default."""
     layout: Literal["llada", "llama", "qwen2"] | None = None
@@ -65,6 +67,7 @@ def run(config: Config) -> None:
         settings = app.Config(
             source=config.source,
             target=config.target,
+            adapter=config.adapter,
             dtype=config.dtype,
             layout=config.layout,
             shard_size=config.shard_size or app.SHARD_SIZE,
@@ -73,14 +76,17 @@ def run(config: Config) -> None:
         )
         export(settings, average=config.average)
         return
+    from jaxllada.common.weights.adapter import MergedSource
     from jaxllada.stream import to_flax
 
     target = Path(config.target)
     begun = time.perf_counter()
     with _opened(config, config.average) as source:
         dtype = app.dtype_of(config.dtype)
+        if dtype is None and isinstance(source, MergedSource):
+            dtype = source.stored
         size = to_flax(source, target, dtype=dtype, overwrite=config.overwrite)
-        about = app.described(source, config.dtype, _recipe(source))
+        about = app.described(source, dtype and dtype.name, _recipe(source))
     app.report(config.target, about, size, time.perf_counter() - begun)
 
 
@@ -98,7 +104,9 @@ def _opened(config: Config | app.Config, average: bool | None) -> "Iterator[Sour
     from jaxllada.orbax_source import open_source
 
     check_free_name(Path(config.target), overwrite=config.overwrite)
-    source = open_source(local_folder(config.source), config.step, average=average)
+    adapter = config.adapter or None
+    path = local_folder(config.source)
+    source = open_source(path, config.step, average=average, adapter=adapter)
     try:
         yield source
     finally:

@@ -48,7 +48,8 @@ def measure(config: EvaluateConfig) -> "tuple[Evaluation, dict[str, float]]":
     mesh = make_mesh()
     step = None if config.step < 0 else config.step
     assert origin.folder is not None
-    model = load(origin.folder, step=step, compute=compute_config(settings))
+    compute, adapter = compute_config(settings), config.adapter or None
+    model = load(origin.folder, step=step, compute=compute, adapter=adapter)
     graphdef, state = nnx.split(model, nnx.Param)
     params: Any = nnx.to_pure_dict(state)
     params = jax.tree.map(jax.device_put, params, shardings(mesh, params))

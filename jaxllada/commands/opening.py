@@ -11,4 +11,6 @@ def open_engine(options: ModelKeys, folder: Path) -> Engine:
     from jaxllada.causal_engine import engine_of
     from jaxllada.convert import load
 
-    return engine_of(load(folder, options.dtype, average=options.average))
+    return engine_of(
+        load(folder, options.dtype, average=options.average, adapter=options.adapter or None)
+    )

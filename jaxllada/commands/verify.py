@@ -22,7 +22,7 @@ def run(config: Config) -> int:
 def _open_source(model: Model) -> "Source":
     from jaxllada.convert import open_source
 
-    return open_source(model.path, model.step)
+    return open_source(model.path, model.step, adapter=model.adapter)
 
 
 def _logits(
@@ -33,6 +33,6 @@ def _logits(
 
     from jaxllada.convert import load
 
-    weights = load(model.path, dtype, step=model.step)
+    weights = load(model.path, dtype, step=model.step, adapter=model.adapter)
     forward = jax.jit(lambda weights, ids, mask: weights(ids, mask).astype("float32"))
     return np.asarray(forward(weights, ids, attention_mask))

@@ -56,7 +56,9 @@ def measure(config: Config) -> "tuple[Evaluation, dict[str, float]]":
     device, compute = find_device(config.device), compute_config(settings)
     assert origin.folder is not None
     step = None if config.step < 0 else config.step
-    network = load(origin.folder, step=step, compute=compute, device=device)
+    network = load(
+        origin.folder, step=step, compute=compute, device=device, adapter=config.adapter or None
+    )
     batch, length = settings.per_device_eval_batch_size, settings.max_length
     kernels = choose_kernels(
         config.ops, device, network.config, compute, batch=batch, length=length

@@ -22,7 +22,8 @@ def run(config: Config) -> None:
     from jaxllada.common.weights.source import open_folder
 
     check_free_name(Path(config.target), overwrite=config.overwrite)
-    source = open_folder(local_folder(config.source), config.step)
+    path = local_folder(config.source)
+    source = open_folder(path, config.step, adapter=config.adapter or None)
     try:
         recipe = {"checkpoint": int(source.path.name)} if source.kind == "run" else {}
         export(config, source, recipe)

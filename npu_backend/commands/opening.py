@@ -30,8 +30,14 @@ def open_engine(options: Any, folder: Path) -> Engine:
     from npu_backend.causal_engine import engine_of
     from npu_backend.engine import TorchEngine
 
-    kind, device, ops = options.dtype, options.device, options.ops
-    return engine_of(TorchEngine.from_folder(folder, kind, device=device, ops=ops).model, ops)
+    engine = TorchEngine.from_folder(
+        folder,
+        options.dtype,
+        device=options.device,
+        ops=options.ops,
+        adapter=options.adapter or None,
+    )
+    return engine_of(engine.model, options.ops)
 
 
 def _check_average(average: bool | None, folder: Path) -> None:

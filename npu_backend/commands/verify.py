@@ -38,7 +38,7 @@ def run(config: Config) -> int:
         from npu_backend.device import find_device
 
         device = find_device(config.device)
-        weights = load(model.path, dtype, step=model.step, device=device)
+        weights = load(model.path, dtype, step=model.step, device=device, adapter=model.adapter)
         tokens = torch.from_numpy(ids).long().to(device)
         visible = torch.from_numpy(attention_mask).to(device)
         with inference(weights):
@@ -50,4 +50,4 @@ def run(config: Config) -> int:
 def _open_source(model: Model) -> "Source":
     from jaxllada.common.weights.source import open_folder
 
-    return open_folder(model.path, model.step)
+    return open_folder(model.path, model.step, adapter=model.adapter)

@@ -99,6 +99,8 @@ def initial_factors(model: MaskPredictor, seed: int) -> Iterator[tuple[Tensor, n
 
 def adapted(model: MaskPredictor) -> Iterator[tuple[Module, int, LoraLinear]]:
     """Yields (module path of the name table, layer, module) of every adapted layer."""
+    if model.config.is_causal:  # never adapted here, see `add_adapters`
+        return
     for path in target_paths(model.config, "all-linear"):
         for layer in range(model.config.n_layers):
             parent, name = _place(model, path, layer)

@@ -13,6 +13,8 @@ class EvaluateConfig:
     """Run folder, or folder with config.json and safetensors."""
     step: int = -1
     """Checkpoint of a run folder; -1: the newest sound one."""
+    adapter: str = ""
+    """LoRA adapter to add to the model: a PEFT folder, a run that trained one, or an id."""
     tokenizer_name_or_path: str = ""
     """Tokenizer folder; empty: the one beside the model."""
     dataset_args: str = ""

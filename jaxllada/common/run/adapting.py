@@ -15,7 +15,7 @@ from jaxllada.common.run.origin import Origin
 from jaxllada.common.weights.adapted import adapter_folder
 from jaxllada.common.weights.adapter import is_kernel, target_paths
 from jaxllada.common.weights.hub import is_hub_id
-from jaxllada.common.weights.layouts import LAYOUTS, own_layout
+from jaxllada.common.weights.layouts import FOLDERS, own_layout
 from jaxllada.common.weights.names import entry_shape, llada_table
 from jaxllada.common.weights.peft import AdapterFiles
 from jaxllada.common.weights.source import Source
@@ -56,7 +56,7 @@ def settle_adapters(
         param_dtype="bfloat16" if is_narrow else config.param_dtype,
     )
     notice(_told(config, lora, origin.config, stored))
-    layout = layout if layout in LAYOUTS else own_layout(origin.config).name
+    layout = layout if layout in FOLDERS else own_layout(origin.config).name
     base = name if is_hub_id(name) and not _is_local(name, origin) else str(origin.folder.resolve())
     return config, AdapterFiles(origin.config, lora, base, layout)
 

@@ -10,6 +10,7 @@ from jaxllada.common.errors import UserError, nearest
 from jaxllada.common.notices import notice
 from jaxllada.common.run.checkpoints import is_run_folder
 from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.weights.adapted import base_name, is_adapter
 from jaxllada.common.weights.hub import is_hub_id, local_folder
 
 
@@ -29,13 +30,15 @@ def find_model(name: str, *, weights: bool = True) -> Origin:
     """Looks a model up: a path first (also below $BASE_MODELS_DIR), then a preset, then the Hub.
 
     A folder with checkpoints is a run, one with safetensors or an orbax checkpoint has weights, one
-    with config.json alone (or that file itself) is a shape to start from. Without `weights` a
-    model of the Hub is only looked at, not downloaded.
+    with config.json alone (or that file itself) is a shape to start from; an adapter has the shape
+    of the base it names. Without `weights` a model of the Hub is only looked at, not downloaded.
     """
     base = os.environ.get("BASE_MODELS_DIR")
     for path in [Path(name), *([Path(base) / name] if base else [])]:
         if path.is_file() and path.name.endswith(".json"):
             return Origin(ModelConfig.from_folder(path), path.parent)
+        if is_adapter(path):
+            return Origin(find_model(base_name(path), weights=weights).config, path, True)
         if (path / "config.json").is_file():
             return Origin(ModelConfig.from_folder(path), path, _has_weights(path))
     if name.lower() in PRESETS:
@@ -66,6 +69,8 @@ def find_tokenizer(name: str, origin: Origin) -> Tokenizer:
         is_remote = not inside.exists() and is_hub_id(name)
         folder = local_folder(name, weights=False) if is_remote else inside
         return Tokenizer.from_folder(folder, needs_mask=needs_mask)
+    if origin.folder is not None and is_adapter(origin.folder):
+        return find_tokenizer("", find_model(base_name(origin.folder), weights=False))
     if origin.folder is not None and (origin.folder / "tokenizer.json").is_file():
         return Tokenizer.from_folder(origin.folder, needs_mask=needs_mask)
     where = f"there is none in {origin.folder}" if origin.folder else "a preset has none"

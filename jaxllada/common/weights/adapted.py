@@ -7,8 +7,10 @@ the base by path or id, so that the folder alone is enough where the base is fou
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxllada.common.config.family import read_config_json
+from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import step_folders
 from jaxllada.common.run.checkpoints import CHECKPOINTS, sound_checkpoint
@@ -17,13 +19,18 @@ from jaxllada.common.weights.peft import CONFIG, MergedSource, read_adapter
 from jaxllada.common.weights.source import Source
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a folder is that of an adapter alone."""
+    return (path / CONFIG).is_file() and not (path / "config.json").is_file()
+
+
 def adapter_folder(path: str | os.PathLike[str], step: int | None = None) -> Path | None:
     """Returns the PEFT folder at `path`; None where something else lies there.
 
     Of a run it is the newest sound checkpoint, or that of `step`.
     """
     path = Path(path)
-    if (path / CONFIG).is_file() and not (path / "config.json").is_file():
+    if is_adapter(path):
         if step is not None:
             raise UserError(f"step={step}: {path} is not the folder of a training run")
         return path
@@ -56,6 +63,18 @@ def base_folder(folder: Path) -> Path:
             f"{folder}: its base is not here ({error}); "
             "give the base as the model and this folder as adapter"
         ) from error
+
+
+def inspect_adapter(folder: Path, config: ModelConfig) -> dict[str, Any]:
+    """Describes an adapter folder: rank, scale, modules, numbers, and what it calls its base."""
+    adapter = read_adapter(folder, config)
+    return {
+        "r": adapter.r,
+        "scale": adapter.scale,
+        "modules": [path[-1] for path in adapter.factors],
+        "parameters": sum(a.size + b.size for a, b in adapter.factors.values()),
+        "base": adapter.extra.get("base_model_name_or_path"),
+    }
 
 
 def open_adapted(
