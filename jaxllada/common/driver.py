@@ -57,6 +57,8 @@ class Progress:
     """Model calls of the batch, those that only looked for the end included."""
     columns: int
     """Answer positions that are on a canvas by now; all of them at the end."""
+    total_calls: int
+    """Most calls the run takes, as far as they commit tokens."""
     blocks_left: int
     """Blocks that the longest unfinished answer has left; 0 at the end."""
 
@@ -74,8 +76,10 @@ def run(
     course = Course(device, answers, should_stop)
     while course.blocks_left:
         course.advance(steps_per_piece)
-        columns = answers.columns if course.blocks_left else answers.tokens.shape[1]
-        yield Progress(answers.trace(), course.nfe, columns, course.blocks_left)
+        columns = answers.columns if course.blocks_left else answers.full_columns
+        yield Progress(
+            answers.trace(), course.nfe, columns, answers.total_calls, course.blocks_left
+        )
 
 
 class Course(Generic[S]):
@@ -88,7 +92,7 @@ class Course(Generic[S]):
         self.rows = np.arange(len(answers.tokens))
         # A single row on a fixed canvas ends on the device, and nothing else can happen to it.
         own_stop = should_stop is not None or bool(answers.config.stop_token_ids)
-        can_shrink = bool(answers.stop_ids) and len(self.rows) > 1
+        can_shrink = bool(answers.stop_ids) and (len(self.rows) > 1 or answers.lead > 0)
         self.decides = own_stop or can_shrink or not answers.config.is_fixed
         self.batch = len(self.rows)
         self.block = self.step = self.glances = 0
@@ -140,7 +144,8 @@ class Course(Generic[S]):
     def _is_over(self, tokens: Int[np.ndarray, " n"]) -> bool:
         if np.isin(tokens, self.stop_ids).any():
             return True
-        return self.should_stop is not None and self.should_stop(tokens.tolist())
+        own = self.should_stop
+        return own is not None and len(tokens) > 0 and own(tokens.tolist())
 
     def _place(self, rows: Int[np.ndarray, " R"]) -> None:
         self.rows = rows
@@ -178,6 +183,6 @@ class Course(Generic[S]):
         is_end, confidence = self.device.foresee(self.placed)
         self.glances += 1
         is_open = self.answers.is_open(self.rows)
-        begin = self.answers.prompt.shape[1]
+        begin = self.answers.begin
         part = (slice(0, len(self.rows)), slice(begin, begin + is_open.shape[1]))
         return is_end[part] & is_open, is_open, confidence[part]
