@@ -2,6 +2,7 @@
 # Trains on Ascend NPUs: one card, all cards of a machine, or several machines.
 #
 #   ./launch/npu_train.sh CONFIG.yaml [--key value ...] [options]
+#   ./launch/npu_train.sh sft configs/sft/llada-8b.yaml            # fine-tuning
 #   ./launch/npu_train.sh CONFIG.yaml --device cpu                 # no NPU: one CPU process
 #   ./launch/npu_train.sh CONFIG.yaml --nnodes 2 --node_rank 0 --master_addr HOST   # on each
 #
@@ -15,7 +16,7 @@
 #   --restarts N       starts again after a crash, from the last checkpoint   RESTARTS; 3
 #   --grace SECONDS    time to save after SIGTERM      GRACE; 600
 #   --log_dir DIR      one log per rank                LOG_DIR; output_dir/logs
-#   --verb VERB        what to run                     VERB; pretrain
+#   --verb VERB        what to run, or as first word   VERB; pretrain
 #   --skip_checks      do not examine the machine first
 #   --dry_run          print what would be run
 #
@@ -45,6 +46,15 @@ verb=${VERB:-pretrain}
 checks=1
 dry_run=
 arguments=()
+
+# A bare first word that is neither a file nor a setting is the verb.
+case ${1:-} in
+    "" | -* | *=* | *.yaml | *.yml) ;;
+    *)
+        verb=$1
+        shift
+        ;;
+esac
 
 while [ $# -gt 0 ]; do
     option=$1

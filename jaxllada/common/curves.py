@@ -5,7 +5,7 @@ Every logged line may hold any of the keys below; what a run did not log is an e
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ TOKENS = "tokens"
 BOUND = "eval_bound"
 BOUND_ERROR = "eval_standard_error"
 LOSS_BY_RATE = "nll_by_rate"
+CLASSES = {"content": "content", "first_eos": "first EOS", "padding_eos": "padding EOS"}
 BASELINES = {"uniform_bound": "uniform", "unigram_bound": "unigram"}
 
 
@@ -39,7 +40,8 @@ class Curve:
 class Curves:
     """What one run logged. Losses and bounds are in nats per token.
 
-    `by_rate` holds one curve for each bin of the mask rate, from low to high. `baselines` maps a
+    `by_rate` holds one curve for each bin of the mask rate, from low to high; `by_class` one for
+    each class of answer token that was logged, by its name. `baselines` maps a
     name to a constant. `events` are (step, word) pairs such as a rollback.
     """
 
@@ -52,6 +54,7 @@ class Curves:
     baselines: dict[str, float]
     events: tuple[tuple[float, str], ...]
     tokens_per_step: float | None
+    by_class: dict[str, Curve] = field(default_factory=dict)
 
 
 def read_curves(path: str | Path, name: str = "") -> Curves:
@@ -74,6 +77,11 @@ def read_curves(path: str | Path, name: str = "") -> Curves:
         },
         events=tuple((float(r["step"]), str(r["event"])) for r in rows if "event" in r),
         tokens_per_step=_tokens_per_step(rows),
+        by_class={
+            label: curve
+            for key, label in CLASSES.items()
+            if len(curve := _curve(rows, f"{key}_nll"))
+        },
     )
 
 

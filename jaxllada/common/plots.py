@@ -51,11 +51,14 @@ def _figure(runs: Sequence[Curves]) -> Any:
     sides = [_draw_learning_rate] if any(len(r.learning_rate) for r in runs) else []
     if len(runs) == 1 and runs[0].by_rate:
         sides.append(_draw_by_rate)
-    figure = Figure(figsize=(11 if sides else 8, 5.4), dpi=130, layout="constrained")
+    if len(runs) == 1 and runs[0].by_class:
+        sides.append(_draw_by_class)
+    size = (11 if sides else 8, 7.6 if len(sides) > 2 else 5.4)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.10, wspace=0.03)  # pyright: ignore
     grid = figure.add_gridspec(
         max(1, len(sides)), 2 if sides else 1, width_ratios=[2.1, 1] if sides else [1],
-        height_ratios=[0.62, 1] if len(sides) == 2 else None,
+        height_ratios=[0.62, *[1] * (len(sides) - 1)] if len(sides) > 1 else None,
     )  # fmt: skip
     _draw_loss(figure.add_subplot(grid[:, 0]), runs)
     for row, draw in enumerate(sides):
@@ -133,6 +136,17 @@ def _draw_by_rate(axes: Any, runs: Sequence[Curves]) -> None:
     axes.margins(x=0.02)
     axes.set_title("Loss by mask rate t")
     axes.set_ylabel("nats per masked token")
+    _steps_axis(axes)
+
+
+def _draw_by_class(axes: Any, runs: Sequence[Curves]) -> None:
+    for color, (name, curve) in zip(_cycle(), runs[0].by_class.items(), strict=False):
+        _line(axes, curve, color, label=name, width=1.6)
+    axes.margins(x=0.02)
+    axes.set_ylim(bottom=0)
+    axes.set_title("Loss by class of answer token")
+    axes.set_ylabel("nats per masked token")
+    axes.legend(loc="upper right", fontsize=8.5)
     _steps_axis(axes)
 
 

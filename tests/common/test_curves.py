@@ -38,7 +38,20 @@ def test_curves_hold_what_was_logged(tmp_path):
         np.testing.assert_array_equal([c.values for c in curves.by_rate], [[1, 0.5], [np.nan, 2]])
         assert curves.baselines == {"uniform": 4.0, "unigram": 3.0}
         assert curves.tokens_per_step == 64
+        assert curves.by_class == {}
         assert (20.0, "rollback") in curves.events
+
+
+def test_classes_of_answer_tokens_have_curves_of_their_own(tmp_path):
+    folder = written(
+        tmp_path / "sft",
+        (1, {"loss": 2.0, "content_nll": 3.0, "first_eos_nll": None, "padding_eos_nll": 0.5}),
+        (2, {"loss": 1.0, "content_nll": 2.0, "first_eos_nll": 1.0, "padding_eos_nll": None}),
+    )
+    found = read_curves(folder).by_class
+    assert list(found) == ["content", "first EOS", "padding EOS"]
+    assert [curve.values.tolist() for curve in found.values()] == [[3.0, 2.0], [1.0], [0.5]]
+    assert found["first EOS"].steps.tolist() == [2]
 
 
 def test_a_run_without_losses_is_told(tmp_path):

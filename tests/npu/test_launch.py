@@ -52,6 +52,14 @@ def option(words, name):
     return words[words.index(name) + 1]
 
 
+@pytest.mark.parametrize("words", [["sft", "run.yaml"], ["run.yaml", "--verb", "sft"]])
+def test_the_first_word_may_be_the_verb(words):
+    found = planned(*words, "--nproc", 1, "--max_steps", 3)
+    verb = found.index("sft")
+    assert found[verb - 2 : verb] == ["-m", "npu_backend"]
+    assert found[verb + 1 :] == ["run.yaml", "--max_steps", "3"]
+
+
 def test_one_machine_needs_no_address():
     words = planned("run.yaml", "--nproc", 8, "--learning_rate", "1e-4", "--output_dir=out")
     assert "--standalone" in words
