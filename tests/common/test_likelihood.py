@@ -8,7 +8,13 @@ import pytest
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
-from jaxllada.common.likelihood import checked_tokens, mask_rounds, stratified_counts
+from jaxllada.common.likelihood import (
+    checked_tokens,
+    every_round,
+    mask_round,
+    mask_rounds,
+    stratified_counts,
+)
 
 MODEL = ModelConfig(
     rope=True, activation_type="silu", block_type="llama", max_sequence_length=12,
@@ -58,6 +64,22 @@ def test_every_set_of_positions_is_equally_likely():
         assert ((found - found.mean()) ** 2 / found.mean()).sum() < 20.5
 
 
+def test_answers_share_random_numbers_and_drawings_do_not():
+    config = LikelihoodConfig(mc_num=16, batch_size=16, seed=2)
+    short, long = (mask_round(length, config, 0) for length in (20, 30))
+    # The shorter answer's positions are hidden in the same order, and about as many of them.
+    assert (short.is_masked == long.is_masked[:, :20]).mean() > 0.7
+    other = mask_round(30, config, 0, drawing=1)
+    assert (other.is_masked == long.is_masked).mean() < 0.65
+
+
+@pytest.mark.parametrize("length", [1, 3, 6])
+def test_every_set_is_written_out_once(length):
+    rows = [tuple(row) for masks, _ in every_round(length) for row in masks]
+    assert len(set(rows)) == len(rows) == 2**length - 1
+    assert all(any(row) for row in rows)
+
+
 def test_masks_are_a_function_of_seed_and_length():
     config = LikelihoodConfig(mc_num=4, batch_size=2, seed=7)
 
@@ -79,6 +101,17 @@ def test_masks_are_a_function_of_seed_and_length():
         ({"mc_num": 24}, "batch_size=12 divides it"),
         ({"cfg_scale": -1}, "cfg_scale=-1 must be a finite number"),
         ({"seed": -1}, r"seed=-1 must lie in \[0, 2\*\*64\)"),
+        ({"method": "exakt"}, "method='exakt' is unknown.*exact"),
+        ({"reuse": "all"}, "reuse='all' is unknown; choose from none, prompt, corrected"),
+        ({"rows_per_call": -1}, "rows_per_call=-1 must be 0 or larger"),
+        ({"stop_level": 0.3}, r"stop_level=0.3 must be 0 or in \[0.5, 1\)"),
+        ({"stop_level": 0.9, "method": "exact"}, "stop_level=0.9 with method=exact"),
+        ({"stop_level": 0.9, "mc_num": 32}, "needs 3 rounds: mc_num=32 with batch_size=16 gives 2"),
+        ({"stop_level": 0.9, "reuse": "corrected"}, "reuse=corrected with stop_level=0.9"),
+        ({"method": "exact", "reuse": "corrected"}, "reuse=corrected with method=exact"),
+        ({"method": "confidence", "reuse": "prompt"}, "reuse=prompt with method=confidence"),
+        ({"block_length": 4}, "block_length=4 is for attention=block_causal"),
+        ({"attention": "block_causal"}, "attention=block_causal with block_length=None"),
     ],
 )
 def test_options_that_cannot_be_run_are_refused(options, message):

@@ -1,6 +1,8 @@
 """The likelihood of an answer against golden values, a slow loop and exhaustive enumeration."""
 
+import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from jaxllada import convert
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
-from jaxllada.common.likelihood import Round, mask_rounds
-from jaxllada.diffusion.likelihood import log_likelihood, mean_log_likelihood, read_batch
+from jaxllada.common.likelihood import Round, mask_round, mask_rounds
+from jaxllada.common.scores import Question
+from jaxllada.diffusion.likelihood import log_likelihood, mean_log_likelihood, read_batch, score
+from jaxllada.engine import JaxEngine
 from tests.jax.golden import DENSE, dense_values
 from tests.jax.sampling_oracle import TableModel
 
@@ -27,6 +31,25 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits - logits.max()).sum(-1, keepdims=True)) - logits.max()
 
 
+@jax.jit
+def padded_logits(model, tokens, visible, seen):
+    return model(tokens, visible, attention_bias=seen)
+
+
+def full_logits(model, canvas, seen=None):
+    """Logits of one row, padded to one length for all so that the oracle compiles once."""
+    if isinstance(model, TableModel):
+        return np.asarray(model(np.asarray(canvas, np.int32)[None])[0], np.float64)
+    length, room = len(canvas), 64
+    tokens = np.pad(np.asarray(canvas, np.int32), (0, room - length))
+    bias = np.ones((room, room), bool)
+    if seen is not None:
+        bias[:length, :length] = seen
+    visible = np.arange(room) < length
+    found = padded_logits(model, tokens[None], visible[None], bias[None, None])
+    return np.asarray(found[0, :length], np.float64)
+
+
 def slow_mean(model, prompt, answer, rounds, cfg_scale=0.0):
     """Eq. 6 on full logits, one masked copy at a time."""
     values = []
@@ -34,10 +57,10 @@ def slow_mean(model, prompt, answer, rounds, cfg_scale=0.0):
     for is_masked, counts in rounds:
         for row, count in zip(is_masked, counts, strict=True):
             canvas = np.concatenate([prompt, np.where(row, mask_id, answer)]).astype(np.int32)
-            logits = np.asarray(model(canvas[None])[0], np.float64)
+            logits = full_logits(model, canvas)
             if cfg_scale:
                 hidden = np.where(np.arange(len(canvas)) < len(prompt), mask_id, canvas)
-                without = np.asarray(model(hidden[None])[0], np.float64)
+                without = full_logits(model, hidden)
                 logits = without + (cfg_scale + 1) * (logits - without)
             terms = log_softmax(logits)[len(prompt) + np.arange(len(answer)), answer]
             values.append(terms[row].sum() * len(answer) / count)
@@ -114,3 +137,86 @@ def test_wrong_input_is_told_before_anything_is_compiled(model):
     with pytest.raises(UserError, match="holds id 512"):
         log_likelihood(model, PROMPT, [512])
     assert read_batch._cache_size() == compiled
+
+
+QUESTIONS = [
+    Question([5, 6, 7], ([1, 2], [3])),
+    Question(PROMPT * 4, (ANSWER, [*ANSWER, 11, 12], [8])),
+    Question([], ([44, 9, 301, 17],)),
+]
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.0])
+def test_questions_of_all_lengths_in_one_call_score_as_each_on_its_own(model, cfg_scale):
+    """Rows of a call are padded on the left; a slow loop reads each answer by itself."""
+    config = LikelihoodConfig(mc_num=8, batch_size=4, cfg_scale=cfg_scale, rows_per_call=64, seed=5)
+    found = score(model, QUESTIONS, config, first=2)
+    for number, (question, result) in enumerate(zip(QUESTIONS, found, strict=True), 2):
+        for option, value in zip(question.options, result.options, strict=True):
+            rounds = [mask_round(len(option), config, r, drawing=256 * number) for r in range(2)]
+            expected = slow_mean(model, question.prompt, option, rounds, cfg_scale)
+            np.testing.assert_allclose(value.value, expected, rtol=2e-5)
+    assert len(found[1].options) == 3
+
+
+def test_the_engine_and_question_0_agree_with_log_likelihood(model):
+    config = LikelihoodConfig(mc_num=8, batch_size=4)
+    question = Question(PROMPT, (ANSWER,))
+    found = JaxEngine(model).score([question], config)[0].options[0]
+    assert found.value == log_likelihood(model, PROMPT, ANSWER, config)
+    assert found.stderr > 0
+    assert found.nfe <= found.n == 8
+
+
+def block_causal_mean(model, prompt, answer, rounds, block_length):
+    """Eq. 6 with full logits under an attention mask written out entry by entry."""
+    values, length = [], len(prompt) + len(answer)
+    block = [(i - len(prompt)) // block_length for i in range(length)]
+    seen = np.array([[block[k] <= block[q] for k in range(length)] for q in range(length)])
+    for is_masked, counts in rounds:
+        for row, count in zip(is_masked, counts, strict=True):
+            canvas = np.concatenate([prompt, np.where(row, model.config.mask_id, answer)])
+            logits = full_logits(model, canvas, seen)
+            terms = log_softmax(logits)[len(prompt) + np.arange(len(answer)), answer]
+            values.append(terms[row].sum() * len(answer) / count)
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("reuse", ["none", "prompt"])
+def test_block_causal_likelihood_is_exact_with_and_without_reuse_of_the_prompt(model, reuse):
+    config = LikelihoodConfig(
+        mc_num=8, batch_size=8, attention="block_causal", block_length=3, reuse=reuse
+    )
+    questions = [Question(PROMPT, (ANSWER,)), Question(PROMPT * 2, (ANSWER[:4],))]
+    found = score(model, questions, config)
+    for number, (question, result) in enumerate(zip(questions, found, strict=True)):
+        answer = question.options[0]
+        rounds = [mask_round(len(answer), config, 0, drawing=256 * number)]
+        expected = block_causal_mean(model, question.prompt, answer, rounds, 3)
+        np.testing.assert_allclose(result.options[0].value, expected, rtol=2e-5)
+        if reuse == "prompt":
+            assert abs(result.options[0].reuse_error) < 1e-4
+
+
+def test_reuse_of_the_prompt_is_off_by_the_error_it_tells(model):
+    """Keys and values of a prompt that saw no answer token are other ones, where all see all."""
+    config = LikelihoodConfig(method="exact", mc_num=32, batch_size=32)
+    question = Question(PROMPT, (ANSWER,))
+    exact = score(model, [question], config)[0].options[0]
+    fast = score(model, [question], dataclasses.replace(config, reuse="prompt"))[0].options[0]
+    off = fast.value - exact.value
+    assert abs(off) > 1e-4
+    assert abs(fast.reuse_error - off) < 5 * fast.reuse_stderr
+    # With everything hidden nothing differs.
+    lone = Question(PROMPT, (ANSWER[:1],))
+    values = [
+        score(model, [lone], dataclasses.replace(config, reuse=reuse))[0].options[0].value
+        for reuse in ("none", "prompt")
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+def test_an_autoregressive_model_is_told_where_its_likelihood_is(model):
+    causal = SimpleNamespace(config=SimpleNamespace(is_causal=True, rows=512, mask_id=1))
+    with pytest.raises(UserError, match="use CausalEngine.log_likelihood"):
+        score(causal, [Question([1], ([2],))])

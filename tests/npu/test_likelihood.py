@@ -8,9 +8,11 @@ import torch
 
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
-from jaxllada.common.likelihood import Round, mask_rounds
+from jaxllada.common.likelihood import Round, mask_round, mask_rounds
+from jaxllada.common.scores import Question
 from npu_backend import convert
-from npu_backend.diffusion.likelihood import log_likelihood, mean_log_likelihood
+from npu_backend.diffusion.likelihood import log_likelihood, mean_log_likelihood, score
+from npu_backend.engine import TorchEngine
 from npu_backend.models.mask_predictor import MaskPredictor
 from tests.npu.devices import DEVICE, KERNELS
 from tests.npu.table_model import logits_of
@@ -92,3 +94,45 @@ def test_dropout_is_off_and_the_mode_comes_back(model):
 def test_wrong_input_is_told(model):
     with pytest.raises(UserError, match="holds id 512"):
         log_likelihood(model, PROMPT, [512])
+
+
+QUESTIONS = [
+    Question([5, 6, 7], ([1, 2], [3])),
+    Question(PROMPT * 4, (ANSWER, [*ANSWER, 11, 12], [8])),
+    Question([], ([44, 9, 301, 17],)),
+]
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.0])
+def test_questions_of_all_lengths_in_one_call_score_as_each_on_its_own(model, cfg_scale):
+    """Rows of a call are padded on the left; a slow loop reads each answer by itself."""
+    config = LikelihoodConfig(mc_num=8, batch_size=4, cfg_scale=cfg_scale, rows_per_call=64, seed=5)
+    found = score(model, QUESTIONS, config, first=2)
+    for number, (question, result) in enumerate(zip(QUESTIONS, found, strict=True), 2):
+        for option, value in zip(question.options, result.options, strict=True):
+            rounds = [mask_round(len(option), config, r, drawing=256 * number) for r in range(2)]
+            expected = slow_mean(model, question.prompt, option, rounds, cfg_scale)
+            np.testing.assert_allclose(value.value, expected, rtol=2e-5)
+
+
+def test_the_engine_and_question_0_agree_with_log_likelihood(model):
+    config = LikelihoodConfig(mc_num=8, batch_size=4)
+    found = TorchEngine(model).score([Question(PROMPT, (ANSWER,))], config)[0].options[0]
+    assert found.value == log_likelihood(model, PROMPT, ANSWER, config)
+    assert found.stderr > 0
+    assert found.nfe <= found.n == 8
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.0])
+def test_reuse_of_the_prompt_is_exact_under_block_causal_attention(model, cfg_scale):
+    config = LikelihoodConfig(
+        mc_num=8, batch_size=4, attention="block_causal", block_length=3, cfg_scale=cfg_scale
+    )
+    plain = score(model, QUESTIONS, config)
+    reused = score(model, QUESTIONS, dataclasses.replace(config, reuse="prompt"))
+    for one, other in zip(plain, reused, strict=True):
+        for a, b in zip(one.options, other.options, strict=True):
+            np.testing.assert_allclose(b.value, a.value, rtol=2e-5)
+            assert abs(b.reuse_error) < 2e-4
+    full = score(model, QUESTIONS, LikelihoodConfig(mc_num=8, batch_size=4, cfg_scale=cfg_scale))
+    assert full[1].options[0].value != plain[1].options[0].value

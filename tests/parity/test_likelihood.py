@@ -55,3 +55,34 @@ def test_counts_are_those_of_the_release(batch):
             places = torch.round(torch.linspace(float(start), end, steps=batch)).long()
             expected = ((places - 1) % length) + 1
             np.testing.assert_array_equal(stratified_counts(start, length, batch), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cfg_scale": 0.5, "padd_eos": True},
+        {"method": "confidence", "greedy_check": True},
+        {"method": "exact", "rows_per_call": 32},
+        {"mc_num": 48, "stop_level": 0.8},
+        {"reuse": "prompt"},
+        {"reuse": "corrected", "cfg_scale": 1.0},
+        {"attention": "block_causal", "block_length": 4, "reuse": "prompt"},
+    ],
+    ids=lambda options: " ".join(f"{key}={value}" for key, value in options.items()),
+)
+def test_both_backends_score_questions_alike(models, options):
+    config = jaxllada.LikelihoodConfig(**{"mc_num": 16, "batch_size": 8} | options)
+    questions = [
+        jaxllada.Question(PROMPT, (ANSWER, ANSWER[:2], ANSWER[3:])),
+        jaxllada.Question([9, 8], (ANSWER[2:6], ANSWER[:1])),
+    ]
+    ours, theirs = (
+        package.score(model, questions, config)
+        for package, model in zip((jaxllada, npu_backend), models, strict=True)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.best, one.is_decided) == (other.best, other.is_decided)
+        for a, b in zip(one.options, other.options, strict=True):
+            np.testing.assert_allclose(b.value, a.value, rtol=1e-5)
+            np.testing.assert_allclose(b.stderr, a.stderr, rtol=1e-3, atol=1e-5)
+            assert (a.n, a.nfe, a.is_greedy) == (b.n, b.nfe, b.is_greedy)
