@@ -109,3 +109,32 @@ def plain_infill(logits_of, prompt, config, model):
             for i in sorted(still, key=lambda i: (-probabilities[i, x0[i]], i))[:count]:
                 x[0, i] = x0[i]
     return x
+
+
+def pulled_logits(logits_of, config, start, seen):
+    """Raises the logit of the next token of the closing sequence, as `generate` does.
+
+    `seen` collects (position, token) of every raised logit.
+    """
+    wanted = list(config.end_think_token_ids)
+
+    def call(canvas, visible):
+        logits = logits_of(canvas, visible).astype(np.float32)
+        for row, tokens in enumerate(canvas[:, start:].tolist()):
+            spans = [tokens[i : i + len(wanted)] for i in range(len(tokens))]
+            if wanted in spans or TABLE_CONFIG.mask_token_id not in tokens:
+                continue
+            first = tokens.index(TABLE_CONFIG.mask_token_id)
+            sizes = [
+                n
+                for n in range(len(wanted))
+                if n <= first and tokens[first - n : first] == wanted[:n]
+            ]
+            token = wanted[max(sizes)]
+            share = np.clip((first + 1) / config.gen_length, 0, 1)
+            boost = config.end_think_logit_boost * share**config.end_think_boost_power
+            logits[row, start + first, token] += np.float32(boost)
+            seen.append((first, token))
+        return logits
+
+    return call

@@ -40,6 +40,8 @@ class Policy:
     zeroed_ids: tuple[int, ...]
     """Ids taken out of the distribution that confidences come from."""
     stop_at_eos: bool
+    end_think_ids: tuple[int, ...]
+    """The sequence that answers are pulled to; empty: they are not."""
     cache: Cache
     """What is kept of earlier model calls."""
     is_block_causal: bool
@@ -56,7 +58,11 @@ class Policy:
                 f"cache={config.cache} is for an answer behind the prompt, and this prompt holds"
                 " masks, which are filled with every block: use cache=none"
             )
-        for name in ("suppress_tokens", "begin_suppress_tokens"):
+        if window > config.block_length and config.end_think_token_ids:
+            raise UserError(
+                "end_think_token_ids is for answers behind a prompt, and this prompt holds masks"
+            )
+        for name in ("suppress_tokens", "begin_suppress_tokens", "end_think_token_ids"):
             wrong = [token for token in getattr(config, name) if token >= model.rows]
             if wrong:
                 raise UserError(
@@ -90,6 +96,7 @@ class Policy:
             end_ids=ends,
             zeroed_ids=zeroed,
             stop_at_eos=config.stop_at_eos,
+            end_think_ids=config.end_think_token_ids,
             cache=rule,
             is_block_causal=config.attention == "block_causal",
             answer_length=config.gen_length if isinstance(rule, FeatureCache) else 0,

@@ -43,6 +43,10 @@ class Inputs(NamedTuple):
     order_temperature: Float[Array, ""]
     top_p: Float[Array, ""]
     top_k: Int[Array, ""]
+    answer_length: Float[Array, ""]
+    """Positions that an answer may have."""
+    end_think_boost: Float[Array, ""]
+    end_think_power: Float[Array, ""]
     suppressed: Int[Array, " K"]
     """Ids that are never predicted."""
     unsure: Int[Array, " U"]
@@ -66,6 +70,9 @@ class Inputs(NamedTuple):
             transfers=jnp.asarray(counts),
             prompt_length=jnp.int32(first),
             end=jnp.int32(first + canvas.gen_length),
+            answer_length=jnp.float32(config.gen_length),
+            end_think_boost=jnp.float32(config.end_think_logit_boost),
+            end_think_power=jnp.float32(config.end_think_boost_power),
             lead=jnp.int32(canvas.lead),
             calls_per_block=jnp.int32(unmasking_plan(config).calls_per_block),
             temperature=jnp.float32(config.temperature),

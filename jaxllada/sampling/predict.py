@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.sampling.end_think import end_think_pull
 from jaxllada.sampling.gumbel import ORDER, gumbel
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
@@ -48,6 +49,9 @@ def predict(
     `keys` [B, S] hold the randomness of this step, one key per position; None if nothing is drawn.
     Returns the memory after the call, too.
     """
+    token = pull = jnp.zeros(len(is_open))
+    if policy.end_think_ids:
+        token, pull = end_think_pull(call.canvas, is_open, call.start, inputs, policy)
     if policy.is_guided:
         without_prompt = jnp.where(inputs.known, policy.mask_id, call.canvas)
         call = call._replace(canvas=jnp.concatenate([call.canvas, without_prompt]))
@@ -61,6 +65,8 @@ def predict(
         if policy.is_guided:
             given, unconditional = jnp.split(logits, 2, axis=1)
             logits = unconditional + (inputs.cfg_scale + 1) * (given - unconditional)
+        if policy.end_think_ids:  # the first open position of a row comes first
+            logits = logits.at[token, jnp.arange(len(token)) * size].add(pull)
         if keys is not None:
             keys = jnp.take_along_axis(keys, index, axis=1).reshape(-1)
         values = read_logits(logits, keys, inputs, policy)

@@ -46,6 +46,10 @@ class Inputs:
     order_temperature: float
     top_p: float
     top_k: int
+    answer_length: float
+    """Positions that an answer may have."""
+    end_think_boost: float
+    end_think_power: float
     suppressed: tuple[int, ...]
     """Ids that are never predicted."""
     unsure: tuple[int, ...]
@@ -75,6 +79,9 @@ class Inputs:
             plan=unmasking_plan(config),
             prompt_length=first,
             end=first + canvas.gen_length,
+            answer_length=float(config.gen_length),
+            end_think_boost=float(config.end_think_logit_boost),
+            end_think_power=float(config.end_think_boost_power),
             lead=canvas.lead,
             temperature=float(config.temperature),
             cfg_scale=float(config.cfg_scale),

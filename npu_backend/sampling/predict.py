@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jaxllada.common.policy import Policy
 from npu_backend.models.mask_predictor import take_rows
+from npu_backend.sampling.end_think import end_think_pull
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.logits import read_logits
 from npu_backend.sampling.reader import Body, Call, Reader
@@ -54,6 +55,9 @@ def predict(
     No row has more than `most_open` of them. `noise` chooses tokens where there is a temperature,
     `ranking` is what chance adds to the order. Returns the memory after the call, too.
     """
+    pulled = None
+    if policy.end_think_ids:
+        pulled = end_think_pull(call.canvas, is_open, call.start, inputs, policy)
     if policy.is_guided:
         without_prompt = torch.where(inputs.known, policy.mask_id, call.canvas)
         call = call._replace(canvas=torch.cat([call.canvas, without_prompt]))
@@ -69,12 +73,19 @@ def predict(
         noise = noise.flatten(0, 1) if index is None else take_rows(noise, index).flatten(0, 1)
     parts = []
     count = shape[0] * shape[1]
+    if pulled is not None:
+        pulled = [
+            _at_first_open(value, is_open, shape, gathered=index is not None) for value in pulled
+        ]
     for first in range(0, count, ROWS_AT_ONCE):
         rows = slice(first, min(count, first + ROWS_AT_ONCE))
         logits = head(states[rows])
         if policy.is_guided:
             unconditional = head(states[rows.start + count : rows.stop + count])
             logits = unconditional + (inputs.cfg_scale + 1) * (logits - unconditional)
+        if pulled is not None:
+            token, pull = (value[rows, None] for value in pulled)
+            logits = logits.scatter_add(1, token, pull)
         draws = None if noise is None else noise[rows]
         parts.append(read_logits(logits, draws, inputs, policy))
     values = [torch.cat(value).view(shape) for value in zip(*parts, strict=True)]
@@ -88,6 +99,16 @@ def predict(
         noisy = prediction.score / inputs.order_temperature + ranking
         prediction = prediction._replace(score=noisy)
     return prediction, memory
+
+
+def _at_first_open(
+    values: Tensor, is_open: Bool[Tensor, "B S"], shape: tuple[int, int], *, gathered: bool
+) -> Tensor:
+    """Puts a value per row at its first open position, among all rows that the head reads."""
+    place = torch.zeros_like(values, dtype=torch.long)
+    if not gathered:
+        place = (is_open.int().cumsum(dim=1) == 0).sum(dim=1).clamp(max=shape[1] - 1)
+    return values.new_zeros(shape).scatter_(1, place[:, None], values[:, None]).flatten()
 
 
 def _scatter(values: Tensor, index: Int[Tensor, "B R"], policy: Policy) -> Tensor:

@@ -17,8 +17,10 @@ from tests.plain_canvas import (
     plain_adaptive,
     plain_grow,
     plain_infill,
+    pulled_logits,
     sloping_table,
 )
+from tests.plain_loop import plain_loop
 
 EOS, MASK = TableModel.config.eos_token_id, TableModel.config.mask_token_id
 PROMPT = np.array([[4, 8, 15, 16, 23]], np.int32)
@@ -233,6 +235,36 @@ def test_an_end_token_of_the_prompt_ends_nothing_under_infill():
     assert trace.num_steps == 5
 
 
+@pytest.mark.parametrize("block_length", [4, 12])
+def test_answers_are_pulled_to_the_end_of_thinking(block_length):
+    config = dataclasses.replace(
+        FIXED, gen_length=24, steps=24, block_length=block_length, stop_at_eos=False,
+        end_think_token_ids=(7, 9, 7, 8), end_think_logit_boost=64, end_think_boost_power=1,
+    )  # fmt: skip
+    model, seen = model_of(ending_table(3, 40)), []
+    logits = pulled_logits(logits_of(model), config, 5, seen)
+    (*_, expected) = plain_loop(logits, PROMPT, config, model.config)
+    trace = sample_trace(model, PROMPT, config)
+    np.testing.assert_array_equal(trace.tokens, expected[:, 5:])
+    text = " ".join(map(str, expected[0, 5:]))
+    assert "7 9 7 8" in text
+    assert {token for _, token in seen} == {7, 9, 8}
+    plain = dataclasses.replace(config, end_think_token_ids=(), end_think_logit_boost=0)
+    assert "7 9 7 8" not in " ".join(map(str, sample_trace(model, PROMPT, plain).tokens[0]))
+
+
+def test_the_pull_works_on_growing_canvases_and_row_by_row():
+    config = dataclasses.replace(
+        GROW, steps=4, end_think_token_ids=(7, 9), end_think_logit_boost=64, stop_token_ids=(9,)
+    )
+    model = model_of(ending_table(3, 40))
+    together = sample_trace(model, RAGGED, config, SEEN).tokens
+    for row, length in enumerate(range(1, 6)):
+        alone = sample_trace(model, RAGGED[row : row + 1, 5 - length :], config).tokens
+        np.testing.assert_array_equal(together[row], alone[0])
+        assert "7 9" in " ".join(map(str, alone[0]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -244,6 +276,8 @@ def test_an_end_token_of_the_prompt_ends_nothing_under_infill():
         ({"canvas": "grow", "cache": "dllm"}, "canvas=grow changes .* cache=dllm"),
         ({"canvas": "grow", "infill": True}, "canvas=grow has no room for infill=true"),
         ({"compat": "official-2025", "infill": True}, "compat=official-2025"),
+        ({"end_think_logit_boost": 3.0}, "end_think_token_ids"),
+        ({"end_think_token_ids": (4,)}, "end_think_logit_boost=0.0"),
         ({"gen_length": 0}, "gen_length=0 must be at least 1"),
         ({"canvas": "adaptive:low=0.7"}, "low=0.7 must be at most high=0.6"),
         ({"canvas": "adaptive:start=0"}, "start=0 must be at least 1"),

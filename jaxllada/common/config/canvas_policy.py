@@ -103,6 +103,16 @@ def check_canvas(config: Any) -> None:
                 f"{canvas} looks for the end in later blocks, which attention={config.attention}"
                 " hides: use canvas=grow"
             )
+    if (config.end_think_logit_boost > 0) != bool(config.end_think_token_ids):
+        raise UserError(
+            f"end_think_logit_boost={config.end_think_logit_boost} and end_think_token_ids="
+            f"{list(config.end_think_token_ids)} work together: give both or none"
+        )
+    if config.end_think_token_ids and config.infill:
+        raise UserError(
+            "end_think_token_ids and infill=true: gaps of a prompt hold no thoughts; use one of"
+            " them"
+        )
     if not isinstance(rule, FixedCanvas) and isinstance(config.cache_rule, FeatureCache):
         raise UserError(
             f"{canvas} changes the answer's length, which cache={config.cache} keeps features for:"

@@ -29,8 +29,10 @@ _SPECS: dict[str, Mapping[str, Any]] = {
     "cache": CACHES,
     "canvas": CANVASES,
 }
+_AMOUNTS = ("temperature", "cfg_scale", "end_think_logit_boost", "end_think_boost_power")
 _ID_LISTS = (
     "stop_token_ids",
+    "end_think_token_ids",
     "suppress_tokens",
     "begin_suppress_tokens",
     "cfg_keep_tokens",
@@ -90,6 +92,14 @@ class SamplingConfig:
     canvas: str = "fixed"
     """How the canvas of the answer is laid out: fixed, grow (block by block until it ends) or
     adaptive[:start,window,confidence,low,high] (as long as the model thinks it should be)."""
+    end_think_token_ids: tuple[int, ...] = ()
+    """Ids of the text that closes thoughts, such as `</think>`; answers are pulled towards it by
+    `end_think_logit_boost` until they hold it."""
+    end_think_logit_boost: float = 0.0
+    """Added to one logit per call, times (share of `gen_length` that is reached) to the power
+    `end_think_boost_power`."""
+    end_think_boost_power: float = 2.0
+    """How late the boost sets in."""
     infill: bool = False
     """Fill the masks inside prompts, too, block by block from the first one on; gen_length may
     then be 0."""
@@ -109,7 +119,7 @@ class SamplingConfig:
             least = 0 if self.infill and name == "gen_length" else 1
             if integer(name, getattr(self, name)) < least:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {least}")
-        for name in ("temperature", "cfg_scale"):
+        for name in _AMOUNTS:
             non_negative(name, getattr(self, name))
         _one_of("remasking", self.remasking, get_args(Remasking))
         if self.compat is not None:
