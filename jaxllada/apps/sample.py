@@ -76,8 +76,8 @@ def run(config: SampleOptions, open_engine: OpenEngine) -> int:
                 seed=config.seed,
             )
             _show(config, trace)
-        for text, generation in zip(texts[batch], generations, strict=True):
-            answers.write(text, generation)
+        for i, generation in enumerate(generations, first):
+            answers.write(texts[i], prompts[i], generation)
     print(answers.summary(), file=sys.stderr)
     return 0
 
@@ -90,8 +90,12 @@ class _Answers:
         self.count = self.tokens = self.calls = 0
         self.seconds = 0.0
 
-    def write(self, text: str, generation: Generation) -> None:
+    def write(self, text: str, prompt: list[int], generation: Generation) -> None:
         kept = until_end(generation.tokens, self.tokenizer)
+        if self.config.infill and self.tokenizer.mask_id in prompt:
+            # The answer begins at the first gap and holds what was given behind it.
+            text = self.tokenizer.decode(prompt[: prompt.index(self.tokenizer.mask_id)])
+            kept = generation.tokens[: generation.end]
         answer = self.tokenizer.decode(kept, skip_special_tokens=True)
         if self.is_numbered:
             print(f"--- {self.count + 1}")

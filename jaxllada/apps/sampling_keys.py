@@ -26,7 +26,8 @@ class SamplingKeys:
     max_length: int | None = None
     """Another name for gen_length."""
     steps: int | None = None
-    """Model calls for the whole answer; one per token by default."""
+    """Model calls for the whole answer, for one block where the canvas changes; one per token by
+    default."""
     block_length: int | None = None
     """Tokens per block; 32 if that divides the answer, else the whole answer."""
     temperature: float | None = None
@@ -44,14 +45,32 @@ class SamplingKeys:
     stop_at_eos: bool | None = None
     """Stop after the block that holds the first end-of-sequence token; true by default."""
 
+    stop_token_ids: tuple[int, ...] | None = None
+    """Ids that stop an answer as the end-of-sequence token does."""
+    top_p: float | None = None
+    """Draw from the most likely tokens only, the first whose probabilities pass this sum."""
+    top_k: int | None = None
+    """Draw from this many most likely tokens only."""
+    suppress_tokens: tuple[int, ...] | None = None
+    """Ids that are never predicted."""
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    """Ids that may be predicted with no confidence: they are committed last."""
+    cfg_keep_tokens: tuple[int, ...] | None = None
+    """Ids of the prompt that guidance does not hide in its second pass."""
     selection: str | None = None
-    """Which predictions of a step are kept: fixed (default), threshold:0.9, factor:1.0, ..."""
+    """Which predictions of a call are kept: fixed (default), margin, entropy, threshold:0.9,
+    factor:1.0, entropy_bound:0.1, or dream:origin|maskgit_plus|topk_margin|entropy."""
     cache: str | None = None
-    """What is kept of earlier model calls: none (default), prefix, dual, vicinity, dllm, ..."""
+    """What is kept of earlier model calls: none (default), prefix, dual, vicinity, dllm, or
+    block_causal."""
+    infill: bool | None = None
+    """Fill the masks inside the prompts, each written as the tokenizer writes it, such as
+    <|mdm_mask|>; gen_length is then 0 by default and steps counts per block."""
     attention: Literal["full", "block_causal"] | None = None
     """Whether tokens see the whole canvas (default), or no later block, as a model trained so."""
     canvas: str | None = None
-    """How the answer is laid out and how it grows; fixed, gen_length tokens, by default."""
+    """How the answer is laid out: fixed (default), grow (block by block until it ends) or adaptive
+    (as long as the model thinks it should be). Where it changes, steps counts per block."""
 
     def __post_init__(self) -> None:
         if None not in (self.gen_length, self.max_length) and self.gen_length != self.max_length:
@@ -75,7 +94,9 @@ class SamplingKeys:
     def sampling(self, room: int, eot_token_id: int | None = None) -> SamplingConfig:
         """The sampler's options for a context that has `room` for an answer."""
         values = {"stop_at_eos": True, "eot_token_id": eot_token_id} | self.given()
-        length = values.setdefault("gen_length", min(128, 2 ** (max(1, room).bit_length() - 1)))
+        fits = 0 if values.get("infill") else min(128, 2 ** (max(1, room).bit_length() - 1))
+        length = values.setdefault("gen_length", fits)
         values.setdefault("block_length", USUAL_BLOCK if length % USUAL_BLOCK == 0 else length)
-        values.setdefault("steps", length)
+        per_run = values.get("canvas", "fixed") == "fixed" and not values.get("infill")
+        values.setdefault("steps", length if per_run else values["block_length"])
         return SamplingConfig(**values)

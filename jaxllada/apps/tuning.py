@@ -62,12 +62,11 @@ class Run:
 
 
 def reference_config(config: SamplingConfig) -> SamplingConfig:
-    """The slow decode of the same answer: one token per model call, nothing remembered."""
+    """The slow decode on the same canvas: one token per model call, nothing remembered."""
     usual = SamplingConfig()
-    return replace(
-        config, steps=config.gen_length, selection=usual.selection, cache=usual.cache,
-        canvas=usual.canvas,
-    )  # fmt: skip
+    per_run = config.canvas == usual.canvas and not config.infill
+    steps = config.gen_length if per_run else config.block_length
+    return replace(config, steps=steps, selection=usual.selection, cache=usual.cache)
 
 
 def settings(

@@ -48,9 +48,10 @@ def describe(
     (see `Told`), `settings` (keys of SamplingConfig that differ from their defaults),
     `model`, `seed`, `nfe`, `seconds` and `version`.
     """
-    trace = replace(generation.trace, prompt=generation.trace.prompt[:, -len(prompt) :])
-    if not prompt:
-        trace = replace(trace, prompt=generation.trace.prompt[:, :0])
+    if settings.infill and decoder.mask_id in prompt:  # the answer begins at the first gap
+        prompt = list(prompt)[: list(prompt).index(decoder.mask_id)]
+    padding = generation.trace.prompt.shape[1] - len(prompt)
+    trace = replace(generation.trace, prompt=generation.trace.prompt[:, padding:])
     tokens = trace.tokens[0].tolist()
     about = {
         "rows": [

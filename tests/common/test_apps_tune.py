@@ -114,6 +114,9 @@ def test_the_reference_is_the_slow_decode_of_the_same_answer():
     slow = reference_config(fast)
     assert (slow.steps, slow.block_length, slow.temperature) == (8, 4, 0.5)
     assert (slow.selection, slow.cache, slow.canvas) == ("fixed", "none", "fixed")
+    growing = SamplingConfig(steps=2, gen_length=8, block_length=4, canvas="grow", cache="dual")
+    slow = reference_config(growing)
+    assert (slow.steps, slow.cache, slow.canvas) == (4, "none", "grow"), "steps of one block"
 
 
 def test_a_preset_file_reads_back_as_the_settings(tmp_path):

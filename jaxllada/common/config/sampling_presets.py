@@ -15,7 +15,10 @@ from jaxllada.common.config.yaml_text import Entry, read_mapping
 from jaxllada.common.errors import UserError, nearest
 
 HOME = Path(__file__).parents[2] / "presets"
-FAMILIES = ("llada-instruct", "llada-base", "llada-1.5")
+FAMILIES = (
+    "llada-instruct", "llada-base", "llada-1.5", "illada-base", "fast-dllm", "dllm-cache", "dinfer",
+    "dream",
+)  # fmt: skip
 LIST = "list"
 """The name that asks for all names."""
 
