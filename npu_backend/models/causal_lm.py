@@ -52,7 +52,8 @@ class CausalLM(MaskPredictor):
         self.config = config
         self.compute = compute = compute or ComputeConfig()
         values = to_qwen2(config)
-        for key in ("torch_dtype", "dtype", "architectures", "model_type"):
+        # Told of a padding token, transformers would not train its row, which is that of EOS here.
+        for key in ("torch_dtype", "dtype", "architectures", "model_type", "pad_token_id"):
             values.pop(key, None)
         theirs = Qwen2Config(**values, attn_implementation="sdpa")  # pyright: ignore
         self.network: Any = Qwen2ForCausalLM(theirs).to(getattr(torch, compute.param_dtype))
