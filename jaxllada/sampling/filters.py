@@ -39,7 +39,7 @@ def _cut(
     def weight_above(cut: Int[Array, " N"]) -> Float[Array, " N"]:
         return jnp.sum(jnp.where(scores > _float(cut), weight, 0), axis=0)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
         fits = weight_above(middle) <= budget

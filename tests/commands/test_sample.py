@@ -11,6 +11,7 @@ from jaxllada.__main__ import main
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.trace import Trace
+from jaxllada.common.trace_text import shown, told
 from jaxllada.models.mask_predictor import MaskPredictor
 from tests.jax.tiny_run import make_config, make_rows, run_training
 
@@ -93,6 +94,44 @@ def test_the_chat_template_is_used_when_asked_for(run, folder, tmp_path):
     tokenizer = Tokenizer.from_folder(folder)
     expected = tokenizer.chat([{"role": "user", "content": PROMPT}])
     assert Trace.load(tmp_path / "chat.npz").prompt[0].tolist() == expected
+
+
+def test_the_gaps_of_a_prompt_are_filled_and_the_rest_stays(run, folder, tmp_path):
+    mask = Tokenizer.from_folder(folder).decode([Tokenizer.from_folder(folder).mask_id])
+    text = f"the cat{mask * 3} the mat{mask} end"
+    code, out, _ = run("sample", "--prompt", text, "--infill", "--trace", tmp_path / "t.npz",
+                       "--logits_eos_inf", "true")  # fmt: skip
+    assert code == 0
+    assert mask not in out
+    assert out.startswith("the cat")
+    assert " the mat" in out
+    assert out.rstrip("\n").endswith(" end")
+    trace = Trace.load(tmp_path / "t.npz")
+    assert (trace.order >= 0).sum() == 4
+    assert told(trace).prompt == "the cat"
+    shown_first = "".join(piece.text for piece in shown(told(trace), trace.is_there(0)[0], "_"))
+    assert shown_first == "___ the mat_ end"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--selection", "threshold:0.1", "--cache", "dual"),
+        ("--selection", "dream:entropy,alg_temp=0.1", "--temperature", 0.5, "--top_p", 0.9),
+        ("--canvas", "grow", "--cache", "prefix"),
+        ("--canvas", "adaptive:start=4,window=4", "--suppress_tokens", "5,6"),
+        ("--preset", "gsm8k@fast-dllm", "--steps", 8),
+    ],
+)
+def test_strategies_reach_the_sampler(run, options, tmp_path):
+    arguments = ("--gen_length", 8, "--block_length", 4, *options, "--trace", tmp_path / "t.npz")
+    code, out, _ = run("sample", "--prompt", PROMPT, *arguments)
+    assert code == 0
+    assert out.startswith(PROMPT)
+    told_settings = Trace.load(tmp_path / "t.npz").about["settings"]
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        if key in ("--selection", "--cache", "--canvas"):
+            assert told_settings[key[2:]].startswith(str(value).split(":")[0])
 
 
 def test_the_model_may_be_named_first(folder, run, capsys):
