@@ -84,7 +84,7 @@ class Shapes:
     length: int = 1
     answer: int = 1
     is_padded: bool = False
-    """Whether numbers of rows are rounded up to powers of two."""
+    """Whether numbers of rows are rounded up, canvases to a power of two."""
 
 
 ReadBatch = Callable[[Batch], Iterable[Any]]
@@ -203,12 +203,20 @@ def pack(
     for row, (text, is_hidden) in enumerate(views):
         targets[row, : len(text.answer)] = text.answer
         asked[row, : len(text.answer)] = is_hidden
-    count = len(canvas)
     most = rows * (2 if is_guided else 1)
-    by_canvas = [_padded(x, shapes, most) for x in (canvas, first, last, ground, grounds, sizes)]
-    by_view = [_padded(x, shapes, most) for x in (given, without, targets, asked)]
-    batch = Batch._make([*by_canvas, start, *by_view])
-    return batch, count
+    canvases, readings, bases = len(canvas), len(views), len(grounds)
+    if shapes.is_padded:  # R and G in few sizes for each U, as every combination is compiled
+        canvases = min(_power(canvases, 2), most) if canvases <= most else _power(canvases, 2)
+        readings = max(canvases, _power(readings, 2))
+        bases = min(_power(bases, 4), canvases)
+    by_canvas = [_padded(x, canvases) for x in (canvas, first, last, ground)]
+    batch = Batch._make(
+        [
+            *by_canvas, _padded(grounds, bases), _padded(sizes, canvases), start,
+            *(_padded(x, readings) for x in (given, without, targets, asked)),
+        ]
+    )  # fmt: skip
+    return batch, len(canvas)
 
 
 def _canvas_key(view: View, mask_id: int, hides_prompt: bool) -> bytes:
@@ -219,16 +227,20 @@ def _canvas_key(view: View, mask_id: int, hides_prompt: bool) -> bytes:
     return b"".join(x.astype(np.int32).tobytes() for x in (lengths, prompt, shown, tail))
 
 
-def _padded(rows: Any, shapes: Shapes, most: int) -> np.ndarray:
-    """Repeats the first row, or asks for nothing more, up to a power of two or `most` rows."""
+def _padded(rows: Any, wanted: int) -> np.ndarray:
+    """Repeats the first row, or asks for nothing more, up to the wanted number of rows."""
     array = np.asarray(rows)
     array = array if array.dtype == bool else array.astype(np.int32)
-    if not shapes.is_padded:
-        return array
-    wanted = 1 << (len(array) - 1).bit_length()
-    wanted = most if len(array) <= most < wanted else wanted
     filler = np.zeros_like(array[:1]) if array.dtype == bool else array[:1]
     return np.concatenate([array, np.repeat(filler, wanted - len(array), axis=0)])
+
+
+def _power(count: int, base: int) -> int:
+    """The smallest power of `base` that is not below `count`."""
+    power = 1
+    while power < count:
+        power *= base
+    return power
 
 
 def _up(length: int, multiple: int) -> int:
