@@ -101,8 +101,11 @@ def test_adaptive_lengths_grow_and_shrink_in_these_tests():
     assert {-1, 0, 1} <= {int(sign) for signs in found.values() for sign in signs}
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("config", [FIXED, GROW, ADAPTIVE], ids=["fixed", "grow", "adaptive"])
+@pytest.mark.parametrize(
+    ("config", "temperature"),
+    [(FIXED, 0.0), (GROW, 1.0), (ADAPTIVE, 0.0)],
+    ids=["fixed", "grow", "adaptive"],
+)
 def test_rows_of_a_batch_that_shrinks_are_those_of_rows_alone(config, temperature, placed):
     config = dataclasses.replace(config, temperature=temperature)
     table = sloping_table(3, 10) if config.canvas.startswith("adaptive") else ending_table(3, 7)
@@ -145,16 +148,16 @@ def test_a_run_without_decisions_is_one_piece_on_the_device(monkeypatch):
 
 
 def test_shapes_are_compiled_once_each(placed):
-    config = dataclasses.replace(GROW, gen_length=240, block_length=16)
+    config = dataclasses.replace(GROW, gen_length=160, block_length=16)
     model = model_of(ending_table(3, -5))  # nowhere in these answers
     before = advance._cache_size()
     sample(model, RAGGED[:2], config, SEEN[:2])
     lengths = [length for _, length in placed]
-    assert len(lengths) == 15
-    assert sorted(set(lengths)) == [64, 128, 192, 256]
-    assert advance._cache_size() == before + 4
+    assert len(lengths) == 10
+    assert sorted(set(lengths)) == [64, 128, 192]
+    assert advance._cache_size() == before + 3
     sample(model, RAGGED[2:4], config, SEEN[2:4])
-    assert advance._cache_size() == before + 4
+    assert advance._cache_size() == before + 3
 
 
 @pytest.mark.parametrize("config", [FIXED, GROW], ids=["fixed", "grow"])

@@ -91,6 +91,27 @@ def test_calls_of_a_batch_are_those_of_its_longest_answer(engine):
     assert [answer.trace.num_steps for answer in answers] == [2, 4, 4, 4]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache": "dllm:3,2,0.5"},
+        {"cache": "vicinity:2,2,5", "cfg_scale": 1.0},
+        {"cache": "block_causal", "attention": "block_causal", "canvas": "grow", "steps": 2},
+    ],
+    ids=["dllm", "vicinity, guided", "block_causal"],
+)
+def test_what_caches_keep_stays_with_its_row_when_others_leave(engine, options):
+    config = dataclasses.replace(CONFIG, **{"steps": 8, "gen_length": 16, **options})
+    full = [answer.tokens for answer in engine.generate(PROMPTS, config)]
+    leaving = [tokens[:4] for tokens in full[:2]]
+    answers = engine.generate(PROMPTS, config, should_stop=lambda tokens: tokens[:4] in leaving)
+    assert [answer.num_tokens for answer in answers] == [4, 4, 16, 16]
+    assert [answer.tokens for answer in answers[2:]] == full[2:]
+    for row, prompt in enumerate(PROMPTS):
+        (alone,) = engine.generate([prompt], config, first_row=row)
+        assert alone.tokens == full[row]
+
+
 def test_likelihoods_are_those_of_the_estimator(engine):
     config = LikelihoodConfig(mc_num=4, batch_size=2, seed=5)
     expected = log_likelihood(engine.model, PROMPTS[2], PROMPTS[1], config)
