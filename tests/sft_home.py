@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.tokenizer import Tokenizer
 
@@ -51,3 +53,31 @@ def arguments(home: Path, output: Path, **changes: object) -> list[str]:
         "save_steps": 3, "eval_steps": 3, "logging_steps": 1, "sample_length": 8,
     }  # fmt: skip
     return [f"{key}={value}" for key, value in (values | changes).items()]
+
+
+def make_tutorial(folder: Path, save: Callable[[ModelConfig, Path], object]) -> None:
+    """Writes what the tutorial's two YAML files name, small: models, and rows of save_to_disk.
+
+    `save` writes random weights of a config into a folder.
+    """
+    from datasets import Dataset, DatasetDict
+
+    for name in ("llada-8b", "llada-100M"):
+        make_model(folder / name, max_sequence_length=1024)
+    save(ModelConfig.from_folder(folder / "llada-8b"), folder / "llada-8b")
+    tokenizer = Tokenizer.from_folder(folder / "llada-8b")
+    splits = {"train": [], "test": []}
+    for i, row in enumerate(alpaca_rows(72)):
+        question = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+        asked = [{"role": "user", "content": question}]
+        prompt = tokenizer.chat(asked)
+        ids = prompt + tokenizer.encode(f"{row['output']}<|eot_id|>")
+        labels = [-100] * len(prompt) + ids[len(prompt) :]
+        found = {"input_ids": ids, "labels": labels, "prompt_len": len(prompt)}
+        splits["test" if i % 9 == 0 else "train"].append(found)
+    pairs = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
+    pairs.save_to_disk(str(folder / "data" / "alpaca-zh-gpt"))
+    ids = [token for row in splits["train"] for token in row["input_ids"]]
+    row = {"input_ids": (ids * 3)[:1024], "labels": (ids * 3)[:1024]}
+    text = DatasetDict({"train": Dataset.from_list([row] * 20), "test": Dataset.from_list([row])})
+    text.save_to_disk(str(folder / "data" / "c4-en-shuffled"))
