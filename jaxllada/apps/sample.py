@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxllada.apps.answering import OpenEngine, Options, check_trace_name, open_model
-from jaxllada.common.answers import until_end
+from jaxllada.common.answers import cut_before, stops_at, until_end
 from jaxllada.common.engine import Generation, check_prompts
 from jaxllada.common.errors import UserError
 from jaxllada.common.trace import Trace
@@ -33,6 +33,8 @@ class SampleOptions(Options):
     """Answers per prompt; they differ only with a temperature or random remasking."""
     batch_size: int = 8
     """Answers generated at the same time; the results do not depend on it."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, after the block that completes one; they are cut off."""
     animate: bool = False
     """Play back how the first answer was denoised."""
     trace: str = ""
@@ -43,6 +45,8 @@ class SampleOptions(Options):
         for key in ("num_samples", "batch_size"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
+        if not all(self.stop):
+            raise UserError(f"stop={list(self.stop)} holds an empty text, which is everywhere")
         if self.prompt and self.prompts_file:
             raise UserError("prompt and prompts_file are two ways to give prompts: use one")
         if self.num_samples > 1 and not self.sampling(room=128).needs_key:
@@ -63,9 +67,12 @@ def run(config: SampleOptions, open_engine: OpenEngine) -> int:
     sampling = config.sampling(room, tokenizer.eot_id)
     check_prompts(prompts, sampling, engine.config)
     answers = _Answers(config, tokenizer, is_numbered=len(texts) > 1)
+    should_stop = stops_at(config.stop, tokenizer) if config.stop else None
     for first in range(0, len(texts), config.batch_size):
         batch = slice(first, first + config.batch_size)
-        generations = engine.generate(prompts[batch], sampling, config.seed, first_row=first)
+        generations = engine.generate(
+            prompts[batch], sampling, config.seed, first_row=first, should_stop=should_stop
+        )
         if first == 0 and (config.trace or config.animate):
             trace = describe(
                 generations[0],
@@ -97,6 +104,7 @@ class _Answers:
             text = self.tokenizer.decode(prompt[: prompt.index(self.tokenizer.mask_id)])
             kept = generation.tokens[: generation.end]
         answer = self.tokenizer.decode(kept, skip_special_tokens=True)
+        answer = cut_before(answer, self.config.stop)
         if self.is_numbered:
             print(f"--- {self.count + 1}")
         print(answer if self.config.chat else text + answer, flush=True)

@@ -37,6 +37,11 @@ def stops_at(texts: Sequence[str], decoder: Decoder) -> Callable[[Sequence[int]]
     return lambda tokens: any(text in decoder.decode(tokens) for text in texts)
 
 
+def cut_before(text: str, stops: Sequence[str]) -> str:
+    """The part of a text in front of the first of some texts."""
+    return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
+
+
 def settled(tokens: Sequence[int], decoder: Decoder) -> list[int]:
     """The tokens before the first mask or end token: this much of the answer is final."""
     stops = {decoder.mask_id, decoder.eos_id, decoder.eot_id}

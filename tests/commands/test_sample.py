@@ -64,6 +64,20 @@ def test_samples_do_not_depend_on_the_batch_size(run, batch_size):
     assert len({answer[1:] for answer in answers}) > 1
 
 
+def test_texts_stop_an_answer_and_are_cut_off(run):
+    arguments = ("--prompt", PROMPT, *SHORT, "--gen_length", 16, "--steps", 8)
+    _, full, told_full = run("sample", *arguments)
+    answer = full.removeprefix(PROMPT).rstrip("\n")
+    stop = answer[1:3]
+    code, out, told_short = run("sample", *arguments, "--stop", stop)
+    assert code == 0
+    assert out == PROMPT + answer[: answer.index(stop)] + "\n"
+    calls = [int(text.split(" model calls")[0].split()[-1]) for text in (told_full, told_short)]
+    assert calls[1] < calls[0]
+    code, _, err = run("sample", *arguments, "--stop", "['', 'a']")
+    assert (code, "holds an empty text" in err) == (2, True)
+
+
 @pytest.mark.parametrize("prompt", ["the cat, the dog", "[1, 2]", "7", "null", "a: b ", "- x"])
 def test_any_text_is_a_prompt(run, prompt):
     code, out, _ = run("sample", f"--prompt={prompt}", *SHORT)
