@@ -12,11 +12,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jaxllada.common.errors import UserError
 from jaxllada.common.plan.report import as_json, command, text
-from jaxllada.common.plan.setup import Setup
 from jaxllada.common.plan.verb import GIB, Plan, PlanConfig, make_plan
-from jaxllada.common.plan.xla import xla_footprint
+from jaxllada.common.plan.xla import keeps_scores, xla_footprint
 
 if TYPE_CHECKING:
     from jaxllada.train.footprint import CompiledMemory
@@ -31,11 +29,6 @@ class Config(PlanConfig):
     """Also compile the configured step for this many devices (virtual CPU devices where there are
     not so many) and print XLA's own figure; takes seconds to a minute and no device memory."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.lora:
-            raise UserError("lora=true: is for fine-tuning; pretrain trains all weights")
-
 
 def run(config: Config) -> int:
     """Prints the plan; returns 1 when nothing fits."""
@@ -43,7 +36,9 @@ def run(config: Config) -> int:
     plan = make_plan(
         config,
         lambda setup: xla_footprint(setup, formula),
-        adapt=lambda setup: setup.replace(scores_exist=_keeps_scores(config, setup)),
+        adapt=lambda setup: setup.replace(
+            scores_exist=keeps_scores(setup, config.attn_implementation, config.accelerator)
+        ),
         allows=lambda setup: setup.model.d_model % setup.fsdp == 0,
     )
     notes = []
@@ -55,15 +50,6 @@ def run(config: Config) -> int:
         notes.append(_compiled(config, plan))
     print((as_json if config.json else text)(plan, _launch, notes))
     return 0 if plan.found else 1
-
-
-def _keeps_scores(config: Config, setup: Setup) -> bool:
-    """Whether attention scores exist in memory; see `models/kernels.py` for the choice."""
-    model, kernel = setup.model, config.attn_implementation
-    if kernel == "auto" and config.accelerator == "gpu":
-        has_cudnn = setup.dtype != "float32" and model.head_dim % 8 == 0
-        return not has_cudnn or model.attention_dropout > 0
-    return kernel not in ("cudnn", "splash")
 
 
 def _launch(plan: Plan, arguments: list[str]) -> str:

@@ -14,6 +14,9 @@ from jaxllada.common.config.train import TrainConfig
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from jaxllada.common.config.model import ModelConfig
+    from jaxllada.common.plan.footprint import Footprint
+    from jaxllada.common.plan.setup import Setup
     from jaxllada.common.run.loop import Outcome
     from jaxllada.common.tokenizer import Tokenizer
     from jaxllada.common.weights.peft import AdapterFiles
@@ -37,6 +40,7 @@ def pretrain(config: TrainConfig) -> "Outcome":
     origin, tokenizer, model = checked(config)
     import jax
 
+    from jaxllada.common.notices import notice
     from jaxllada.common.run.adapting import settle_adapters
     from jaxllada.orbax_source import open_source
     from jaxllada.sharding import check_divides, initialize_distributed, make_mesh
@@ -48,6 +52,8 @@ def pretrain(config: TrainConfig) -> "Outcome":
     mesh = make_mesh(config.mesh_data, config.mesh_fsdp, config.mesh_tensor)
     check_divides(mesh, model)
     config, adapter = settle_adapters(config, origin, open_source)
+    if jax.process_index() == 0:
+        notice(_planned(config, model, mesh))
     folder = RunFolder(config, Checkpoints)
     resume_step = folder.resume_step(config)
     keep_compiled_programs(config.compile_cache_dir)
@@ -56,6 +62,21 @@ def pretrain(config: TrainConfig) -> "Outcome":
     if jax.process_index() == 0:
         conclude(folder)
     return outcome
+
+
+def _planned(config: TrainConfig, model: "ModelConfig", mesh: "Mesh") -> str:
+    """The memory this run is going to take, in one line."""
+    from jaxllada.common.plan.line import memory_line
+    from jaxllada.common.plan.xla import keeps_scores, xla_footprint
+
+    kind = mesh.devices.flat[0].platform
+    compiler, kernel = "cpu" if kind == "cpu" else "tpu", config.attn_implementation
+
+    def predict(setup: "Setup") -> "Footprint":
+        exist = keeps_scores(setup, kernel, kind)
+        return xla_footprint(setup.replace(scores_exist=exist), compiler)
+
+    return memory_line(config, model, mesh.size, predict)
 
 
 def _task(

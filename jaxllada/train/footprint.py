@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllada.common.config.lora import drops_inputs, lora_config
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch
+from jaxllada.models.lora import divide
 from jaxllada.sharding import BATCH, batch_shards, check_divides, make_mesh, replicated, shardings
 from jaxllada.train.optim import make_optimizer
 from jaxllada.train.start import compute_config, split_abstract
@@ -40,16 +42,15 @@ def compiled_memory(
     """
     mesh = make_mesh(config.mesh_data, config.mesh_fsdp, config.mesh_tensor, devices=devices)
     check_divides(mesh, model)
-    graphdef, params = split_abstract(model, compute_config(config))
+    graphdef, weights = split_abstract(model, compute_config(config), lora_config(config))
+    params, frozen = divide(weights, model)
+    if frozen is not None:
+        frozen = _placed(frozen, shardings(mesh, frozen))
     optimizer = make_optimizer(config)
     initial = functools.partial(initial_state, optimizer=optimizer, with_ema=config.ema_decay > 0)
     shapes = jax.eval_shape(lambda params: initial(params), params)
     places = shardings(mesh, shapes)
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        places,
-    )
+    state = _placed(shapes, places)
     rates = (model.attention_dropout, model.residual_dropout, model.embedding_dropout)
     step = functools.partial(
         train_step,
@@ -57,17 +58,25 @@ def compiled_memory(
         optimizer=optimizer,
         loss_norm=config.loss_norm,
         ema_decay=config.ema_decay,
-        dropout_seed=config.seed if any(rates) else None,
+        dropout_seed=config.seed if any(rates) or drops_inputs(config) else None,
         mesh=mesh,
     )
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
     rate, cursor = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = jitted.lower(state, _abstract_batch(config, mesh), rate, cursor).compile()
+    compiled = jitted.lower(state, _abstract_batch(config, mesh), rate, cursor, frozen).compile()
     found: Any = compiled.memory_analysis()
     return CompiledMemory(
         found.argument_size_in_bytes,
         found.temp_size_in_bytes,
         found.output_size_in_bytes - found.alias_size_in_bytes,
+    )
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
     )
 
 

@@ -17,6 +17,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.plan.eager import eager_footprint
 from jaxllada.common.plan.footprint import Footprint
 from jaxllada.common.plan.report import as_json, command, text
+from jaxllada.common.plan.search import Predict
 from jaxllada.common.plan.setup import Setup
 from jaxllada.common.plan.verb import Plan, PlanConfig, make_plan
 
@@ -41,16 +42,21 @@ class Config(PlanConfig):
 
 def run(config: Config) -> int:
     """Prints the plan; returns 1 when nothing fits."""
-    size = (config.hccl_buffsize or _buffsize()) * MIB
+    plan = make_plan(config, predictor(config.ops != "plain", config.hccl_buffsize))
+    print((as_json if config.json else text)(plan, _launch, _notes()))
+    return 0 if plan.found else 1
+
+
+def predictor(fused: bool, hccl_buffsize: int = 0) -> Predict:
+    """The formula of this backend; arguments as the keys `ops` and `hccl_buffsize`."""
+    size = (hccl_buffsize or _buffsize()) * MIB
 
     def predict(setup: Setup) -> Footprint:
         # One communicator for the run, one for each axis that splits something.
         groups = (setup.devices > 1) + (setup.data > 1) + (setup.fsdp > 1)
-        return eager_footprint(setup, fused=config.ops != "plain", communication=2 * size * groups)
+        return eager_footprint(setup, fused=fused, communication=2 * size * groups)
 
-    plan = make_plan(config, predict)
-    print((as_json if config.json else text)(plan, _launch, _notes()))
-    return 0 if plan.found else 1
+    return predict
 
 
 def _notes() -> list[str]:
@@ -69,8 +75,6 @@ def _buffsize() -> int:
 
 def _launch(plan: Plan, arguments: list[str]) -> str:
     """The script that starts one process a card; on every machine of several."""
-    if plan.config.lora:
-        return "no verb trains adapters yet; in Python: npu_backend.models.lora.add_adapters"
     devices, per_node = plan.config.devices, plan.config.devices_per_node
     nodes = -(-devices // per_node)
     words = ["./launch/npu_train.sh", *arguments, "--nproc", str(min(devices, per_node))]

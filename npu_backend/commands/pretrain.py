@@ -113,8 +113,11 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     origin, tokenizer, model = checked(config)
     import torch
 
+    from jaxllada.common.notices import notice
+    from jaxllada.common.plan.line import memory_line
     from jaxllada.common.run.adapting import settle_adapters
     from jaxllada.common.weights.source import open_folder
+    from npu_backend.commands.plan import predictor
     from npu_backend.sharding import initialize_distributed, largest, make_mesh
     from npu_backend.train.checkpoint import Checkpoints
     from npu_backend.train.loop import train
@@ -129,6 +132,9 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     if largest(int(launch.has_begun)):
         config = dataclasses.replace(config, resume="auto", overwrite_output_dir=False)
     config, adapter = settle_adapters(config, origin, open_folder)
+    if mesh.is_main:
+        fused = mesh.device.type == "npu" and config.ops != "plain"
+        notice(memory_line(config, model, mesh.size, predictor(fused)))
     settings = config.shared()
     folder = RunFolder(settings, Checkpoints)
     resume_step = folder.resume_step(settings)

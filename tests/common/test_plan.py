@@ -18,10 +18,12 @@ from jaxllada.common.plan import report
 from jaxllada.common.plan.adapters import adapters_of
 from jaxllada.common.plan.eager import eager_footprint
 from jaxllada.common.plan.footprint import TERMS
+from jaxllada.common.plan.line import memory_line
 from jaxllada.common.plan.search import cut, largest_rows, layouts
 from jaxllada.common.plan.setup import REMATS, Setup, extra_work, setup_of
 from jaxllada.common.plan.verb import PlanConfig, changed_keys, make_plan
 from jaxllada.common.plan.xla import xla_footprint
+from jaxllada.common.sizes import show_bytes
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
@@ -80,6 +82,33 @@ def test_the_terms_of_a_footprint_are_its_total(formula):
     assert tuple(found.terms) == TERMS
     assert found.total == sum(found.terms.values())
     assert all(size >= 0 for size in found.terms.values())
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_adapters_take_the_state_of_all_weights_away(formula):
+    """Frozen weights as they are stored, and three float32 copies of what is trained."""
+    setup = BIG.replace(fsdp=1, adapter_rank=16, param_dtype="bfloat16")
+    trained = adapters_of(setup).total
+    terms = FORMULAS[formula](setup).terms
+    assert terms["optimizer"] == 8 * trained
+    assert terms["parameters"] == 2 * count_parameters(setup.model).total + 4 * trained
+    whole = FORMULAS[formula](setup.replace(adapter_rank=0)).total
+    assert FORMULAS[formula](setup).total < whole / 3
+    bare, drops = (setup.replace(remat="none", adapter_drops=drops) for drops in (False, True))
+    less, more = (FORMULAS[formula](each).terms["activations"] for each in (bare, drops))
+    assert less < more
+
+
+def test_one_line_tells_the_peak_and_what_takes_it():
+    config = TrainConfig(
+        lora=True, model_name_or_path="llada-8b", param_dtype="bfloat16", bf16=True
+    )
+    line = memory_line(config, PRESETS["llada-8b"], 1, xla_footprint)
+    assert line.startswith("planned memory: ")
+    total = xla_footprint(setup_of(config, PRESETS["llada-8b"], 1)).total
+    assert f"{show_bytes(total)} at the peak, in the" in line
+    assert "parameters 16.4 GB" in line
+    assert "of each of 4 devices" in memory_line(config, PRESETS["llada-8b"], 4, xla_footprint)
 
 
 def test_adapters_are_counted_from_their_shapes():

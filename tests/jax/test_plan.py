@@ -39,6 +39,11 @@ CASES = {
         },
     ),
     "1B, products kept": ("llada-1b", {"remat": "dots", "per_device_train_batch_size": 4}),
+    "adapters of 100M": ("llada-100m", {"lora": True, "max_length": 512, "lora_dropout": 0.0}),
+    "adapters of 1B, with dropout, everything recomputed": (
+        "llada-1b",
+        {"lora": True, "remat": "full", "per_device_train_batch_size": 2, "max_length": 2048},
+    ),
     "1B, scores recomputed": ("llada-1b", {"remat": "attention", "max_length": 2048}),
 }
 MESHES = {

@@ -46,6 +46,16 @@ def adapters_of(setup: Setup) -> Adapters:
     return Adapters(layer, layer * model.n_layers, rank, inputs, model.d_model)
 
 
+def adapter_numbers(setup: Setup) -> float:
+    """Numbers on one device of a mesh of JAX, which splits the sides as wide as the model."""
+    model, rank, split = setup.model, setup.adapter_rank, 0.0
+    for path in target_paths(model, setup.adapter_targets):
+        inner, outer = _shape(model, path[-1])
+        wide, other = (outer, inner) if path[-1] in ("attn_out", "ff_out") else (inner, outer)
+        split += rank * (wide / setup.fsdp + other)
+    return split * model.n_layers
+
+
 def _shape(model: ModelConfig, name: str) -> tuple[int, int]:
     """(input, output) width of a dense layer of a block."""
     width, keys, ffn = model.d_model, model.kv_heads * model.head_dim, model.ffn_width

@@ -87,6 +87,7 @@ def make_plan(
             f"{model.max_sequence_length}"
         )
     _check_tensor(config, model)
+    config = _typed(config, model)
     footprint, mismatch, largest = None, "", 0
     asked = config.mesh_fsdp * config.mesh_tensor * max(1, config.mesh_data)
     if config.devices % asked or (config.mesh_data > 0 and config.devices != asked):
@@ -112,6 +113,14 @@ def make_plan(
     )
     chosen = suggestion(setup, found, global_rows)
     return Plan(config, model, setup, footprint, mismatch, largest, found, chosen)
+
+
+def _typed(config: PlanConfig, model: ModelConfig) -> PlanConfig:
+    """Adapters of weights whose config.json names bfloat16: as the run will find them."""
+    named = {model.extra.get(key) for key in ("torch_dtype", "dtype")}
+    if not config.lora or config.bf16 is not None or "bfloat16" not in named:
+        return config
+    return dataclasses.replace(config, bf16=True, param_dtype="bfloat16")
 
 
 def _check_tensor(config: PlanConfig, model: ModelConfig) -> None:

@@ -12,6 +12,7 @@ Shape letters: T tokens of a micro-batch, D model width, F inner width, K key/va
 from dataclasses import dataclass
 
 from jaxllada.common.counting import BYTES
+from jaxllada.common.plan.adapters import adapter_numbers, adapters_of
 from jaxllada.common.plan.footprint import Footprint, Phase, peak
 from jaxllada.common.plan.setup import CHUNK, Setup
 
@@ -64,9 +65,13 @@ def xla_footprint(setup: Setup, compiler: str = "cpu") -> Footprint:
     """
     how = COMPILERS[compiler]
     sizes = _Sizes(setup)
+    again = setup.remat in ("full", "dots")
     model, wide = setup.model, 4 * setup.tokens * setup.model.d_model
     kept = model.n_layers * kept_of_a_block(setup)
-    again = setup.remat in ("full", "dots")
+    if setup.adapter_rank:
+        made = kept_of_adapters(setup)
+        kept += made if again else model.n_layers * made
+    is_whole = not setup.adapter_rank  # all weights are trained
     scores = 4 * sizes.scores
     converts = setup.dtype != "float32"
     gathered = (setup.fsdp > 1 or converts) * sizes.head * setup.number
@@ -75,8 +80,7 @@ def xla_footprint(setup: Setup, compiler: str = "cpu") -> Footprint:
     blocks = {
         "gradients": sizes.blocks
         + sizes.accumulated
-        + how.head * 4 * sizes.head
-        + how.layer * 4 * setup.layer / setup.tensor
+        + is_whole * (how.head * 4 * sizes.head + how.layer * 4 * setup.layer / setup.tensor)
     }
 
     def backward(parts: tuple[float, float, float], hiding: float = 0) -> Phase:
@@ -88,14 +92,14 @@ def xla_footprint(setup: Setup, compiler: str = "cpu") -> Footprint:
 
     phases = {
         "update of the weights": {
-            "gradients": sizes.weights,
-            "buffers": (how.update - 1) * sizes.weights,
+            "gradients": sizes.trained,
+            "buffers": (how.update - 1) * sizes.trained,
         },
         "loss": {
             "activations": kept + how.loss * setup.tokens * model.d_model * setup.number,
-            "gradients": 4 * sizes.head + sizes.accumulated,
+            "gradients": is_whole * 4 * sizes.head + sizes.accumulated,
             # The product of a chunk is added to the sum of the head's gradients.
-            "logits": 2 * 4 * sizes.chunk + 4 * sizes.head,
+            "logits": 2 * 4 * sizes.chunk + is_whole * 4 * sizes.head,
             "buffers": how.gathered_head * gathered,
         },
         "backward pass of a feed-forward part": backward(how.mlp_again if again else how.mlp),
@@ -106,11 +110,19 @@ def xla_footprint(setup: Setup, compiler: str = "cpu") -> Footprint:
         "gradient of the embedding": {
             "gradients": sizes.blocks
             + sizes.accumulated
-            + 4 * sizes.head * (1 + 0.75 / setup.fsdp),
+            + is_whole * 4 * sizes.head * (1 + 0.75 / setup.fsdp),
             "activations": 3 * wide,
         },
     }
     return peak(sizes.resident, phases)
+
+
+def keeps_scores(setup: Setup, kernel: str, accelerator: str) -> bool:
+    """Whether attention scores exist in memory; see `models/kernels.py` for the choice."""
+    if kernel == "auto" and accelerator == "gpu":
+        has_cudnn = setup.dtype != "float32" and setup.model.head_dim % 8 == 0
+        return not has_cudnn or setup.model.attention_dropout > 0
+    return kernel not in ("cudnn", "splash")
 
 
 def kept_of_a_block(setup: Setup) -> float:
@@ -145,6 +157,19 @@ def kept_of_a_block(setup: Setup) -> float:
     return kept + sizes.scores * (4 if setup.dtype == "float32" else 4 + number)
 
 
+def kept_of_adapters(setup: Setup) -> float:
+    """Bytes that the adapters of a block keep beside it, or make anew with it.
+
+    The narrow products, and with dropout a copy of every input and which numbers were dropped;
+    where these are made anew, also the draws that decide it.
+    """
+    adapters = adapters_of(setup)
+    narrow = setup.number * adapters.rank * len(adapters.inputs)
+    draws = 4 if setup.remat in ("full", "dots") else 0
+    copies = (setup.number + 1 + draws) * sum(adapters.inputs) if setup.adapter_drops else 0
+    return setup.tokens * (narrow + copies / setup.tensor)
+
+
 def _kept_inner(setup: Setup) -> float:
     """Bytes kept for each inner number of a feed-forward part."""
     is_gated = setup.model.block_type == "llama" or setup.model.activation_type == "swiglu"
@@ -160,9 +185,13 @@ class _Sizes:
         model, count = setup.model, setup.count
         shards = setup.fsdp * setup.tensor
         split, whole = count.total - count.norms, count.norms  # norms are copied everywhere
-        self.weights = 4 * (split / shards + whole)
-        self.blocks = 4 * (count.attention + count.mlp) / shards
-        self.accumulated = self.weights if setup.accumulation > 1 else 0
+        weights = 4 * (split / shards + whole)
+        self.trained, self.blocks = weights, 4 * (count.attention + count.mlp) / shards
+        stored = BYTES[setup.param_dtype] / 4 * weights
+        if setup.adapter_rank:
+            self.trained = self.blocks = 4 * adapter_numbers(setup)
+            stored += self.trained
+        self.accumulated = self.trained if setup.accumulation > 1 else 0
         self.head = model.rows * model.d_model / setup.tensor  # numbers, not bytes
         self.chunk = min(CHUNK, setup.tokens) * model.rows / setup.tensor
         halved = 2 if model.activation_type == "swiglu" else 1
@@ -170,11 +199,10 @@ class _Sizes:
         self.keys = setup.tokens * model.kv_heads * model.head_dim / setup.tensor
         heads = model.n_heads / setup.tensor
         self.scores = setup.tokens * heads * (setup.length if setup.scores_exist else 1)
-        stored = BYTES[setup.param_dtype] / 4 * self.weights
         batch = setup.accumulation * setup.rows * (setup.length * (10 + setup.is_masked) + 4)
         self.resident = {
             "parameters": stored,
-            "optimizer": 2 * self.weights,
-            "average": self.weights if setup.has_average else 0,
+            "optimizer": 2 * self.trained,
+            "average": self.trained if setup.has_average else 0,
             "buffers": batch,
         }
