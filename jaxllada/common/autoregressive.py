@@ -21,7 +21,7 @@ from jaxllada.common.trace import NOT_COMMITTED, Trace
 
 USED = (
     *("steps", "gen_length", "block_length", "temperature", "logits_eos_inf", "eot_token_id"),
-    "stop_at_eos",
+    *("stop_at_eos", "stop_token_ids"),
 )
 """Options that are taken. `steps` has to be `gen_length`; `block_length` is 1 in effect."""
 
@@ -34,7 +34,7 @@ class Prompts(NamedTuple):
 
 
 def check_options(config: SamplingConfig) -> None:
-    """Raises `UserError` for an option that only diffusion has, by name."""
+    """Raises `UserError` for an option that only diffusion samples with, by name."""
     if config.steps != config.gen_length:
         raise UserError(
             f"steps={config.steps}: an autoregressive model makes a call per token; leave steps "
@@ -44,9 +44,15 @@ def check_options(config: SamplingConfig) -> None:
         value = getattr(config, field.name)
         if field.name not in USED and value != field.default:
             raise UserError(
-                f"{field.name}={value!r} is for diffusion models: leave it out, this model is "
-                "autoregressive"
+                f"{field.name}={value!r} is nothing an autoregressive model takes here: "
+                "leave it out"
             )
+
+
+def end_ids(config: SamplingConfig, model: ModelConfig) -> tuple[int, ...]:
+    """Ids that end a row."""
+    ends = {model.eos_token_id, config.eot_token_id} - {None} if config.stop_at_eos else set()
+    return tuple(sorted(ends | set(config.stop_token_ids)))
 
 
 def padded(prompts: Sequence[Sequence[int]], model: ModelConfig, multiple: int = 1) -> Prompts:

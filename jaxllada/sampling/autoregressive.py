@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxllada.common.autoregressive import Prompts, check_options, padded, record
+from jaxllada.common.autoregressive import Prompts, check_options, end_ids, padded, record
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.trace import Trace
 from jaxllada.diffusion.chunked import chunked_cross_entropy
@@ -68,8 +68,8 @@ def generate(
     check_options(config)
     laid = padded(prompts, model.config, MULTIPLE)
     eos = model.config.eos_token_id
-    ends = {eos, config.eot_token_id} - {None} if config.stop_at_eos else set()
-    options = Options(config.temperature > 0, config.logits_eos_inf, eos, tuple(sorted(ends)))
+    ends = end_ids(config, model.config)
+    options = Options(config.temperature > 0, config.logits_eos_inf, eos, ends)
     room = -(-config.gen_length // MULTIPLE) * MULTIPLE
     return _pieces(model, laid, config, options, room, keys, steps_per_piece or config.gen_length)
 

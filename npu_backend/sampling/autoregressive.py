@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from jaxllada.common.autoregressive import check_options, padded, record
+from jaxllada.common.autoregressive import check_options, end_ids, padded, record
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.trace import Trace
 from npu_backend.calls import inference
@@ -65,8 +65,7 @@ class _Run:
     ):
         self.model, self.config, self.seeds = model, config, seeds
         self.total, eos = config.gen_length, model.config.eos_token_id
-        ends = [eos, config.eot_token_id] if config.stop_at_eos else []
-        self.end_ids = [token for token in ends if token is not None]
+        self.end_ids = end_ids(config, model.config)
         device = model.device
         self.prompt = torch.from_numpy(prompt).to(device)
         self.visible = torch.from_numpy(visible).to(device)

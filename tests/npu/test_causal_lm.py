@@ -80,7 +80,7 @@ def test_rows_end_on_their_own_and_stream(ours):
     plain = SamplingConfig(steps=10, gen_length=10, block_length=10)
     free = [g.tokens for g in CausalEngine(ours).generate(prompts, plain)]
     eos = free[0][4]
-    stopping = dataclasses.replace(plain, stop_at_eos=True, eot_token_id=eos)
+    stopping = dataclasses.replace(plain, stop_token_ids=(eos,))
     updates = []
     first, other = CausalEngine(ours).generate(prompts, stopping, on_update=updates.append)
     end, filler = free[0].index(eos) + 1, ours.config.eos_token_id
