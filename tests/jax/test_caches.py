@@ -162,3 +162,17 @@ def test_what_a_cache_cannot_do_is_refused_by_name(model):
 def test_values_that_cannot_be_are_refused(text):
     with pytest.raises(UserError, match="cache="):
         SamplingConfig(cache=text)
+
+
+@pytest.mark.parametrize("cache", ["dual", "dllm:4,3,0.25"])
+def test_a_stack_of_blocks_keeps_what_single_blocks_keep(model, cache, monkeypatch):
+    """Accelerators walk the stacked weights, CPUs single blocks."""
+    options = {"steps": 4, "gen_length": 12, "block_length": 6, "cache": cache}
+    single = sample_trace(model, PROMPTS, SamplingConfig(**options), VISIBLE)
+    jax.clear_caches()  # the program does not depend on what is patched here
+    monkeypatch.setattr(type(model), "unstacked", lambda self: None)
+    stacked = sample_trace(model, PROMPTS, SamplingConfig(**options), VISIBLE)
+    jax.clear_caches()
+    np.testing.assert_array_equal(stacked.tokens, single.tokens)
+    np.testing.assert_array_equal(stacked.order, single.order)
+    np.testing.assert_allclose(stacked.confidence, single.confidence, rtol=1e-4, atol=1e-6)
