@@ -96,5 +96,6 @@ def _exchange(tokenizer: Tokenizer, question: Sequence[int], answer: Sequence[in
     asked = tokenizer.decode(question, skip_special_tokens=True).strip()
     # What is left of the headers of the template are the roles.
     asked = asked.removeprefix("user").removesuffix("assistant").strip()
-    said = tokenizer.decode(answer).strip() if answer else "(nothing: it begins with an end token)"
+    said = tokenizer.decode(answer).strip() or "(nothing but blanks)"
+    said = said if answer else "(nothing: it begins with an end token)"
     return "> " + asked.replace("\n", "\n> ") + f"\n{said}"
