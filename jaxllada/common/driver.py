@@ -3,7 +3,7 @@
 After a block the host fetches the few tokens there are, ends rows that hold a stop token, takes
 finished rows out of the batch, and lets canvases grow or shrink. Where nothing is to be decided the
 whole run is one piece. `sampling/generate.py` of a backend implements the protocol; shapes that
-change come in few sizes (`common.canvas.Sizes`), so that a compiler sees each of them once.
+change come in few sizes (`common/sizing.py`), so that a compiler sees each of them once.
 
 Shape letters: B rows of the run, R rows on the device, L canvas length, N answer length.
 """
@@ -15,7 +15,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from jaxllada.common.canvas import Answers, Canvas, Snapshot
+from jaxllada.common.answer_rows import Answers
+from jaxllada.common.canvas import Canvas, Snapshot
 from jaxllada.common.config.canvas_policy import AdaptiveCanvas, GrowingCanvas
 from jaxllada.common.engine import ShouldStop
 from jaxllada.common.lengths import change_in_blocks, end_confidence, end_density

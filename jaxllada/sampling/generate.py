@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
-from jaxllada.common.canvas import Canvas, Sizes, Snapshot, lay_out
+from jaxllada.common.answer_rows import lay_out
+from jaxllada.common.canvas import Canvas, Snapshot
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.driver import Progress, ShouldStop, run
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
+from jaxllada.common.sizing import Sizes
 from jaxllada.common.trace import Trace
 from jaxllada.sampling.carry import carried
 from jaxllada.sampling.foresee import foresee
@@ -49,9 +51,10 @@ def sample(
         int32 prompt and answer [B, P + N], without masks.
 
     Raises:
-        UserError: shapes or ids that do not fit, a key that is missing, or a mask in the prompt
-            (`compat="official-2025"` fills prompt masks as the release does: they take part in
-            every block and use up its budget, so that masks may be left at the end).
+        UserError: shapes or ids that do not fit, a key that is missing, or a mask in the
+            prompt. `infill=True` fills these gaps, too. `compat="official-2025"` fills them as the
+            release does: they take part in every block and use up its budget, so that masks may be
+            left at the end.
     """
     trace = sample_trace(model, prompt, config, attention_mask, key)
     return jnp.asarray(np.concatenate([trace.prompt, trace.tokens], axis=1))

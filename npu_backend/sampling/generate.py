@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from jaxllada.common.canvas import Canvas, Snapshot, lay_out
+from jaxllada.common.answer_rows import lay_out
+from jaxllada.common.canvas import Canvas, Snapshot
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.driver import Progress, ShouldStop, run
 from jaxllada.common.errors import UserError
@@ -52,8 +53,9 @@ def sample(
 
     Raises:
         UserError: shapes or ids that do not fit, a generator that is missing, or a mask in the
-            prompt (`compat="official-2025"` fills prompt masks as the release does: they take part
-            in every block and use up its budget, so that masks may be left at the end).
+            prompt. `infill=True` fills these gaps, too. `compat="official-2025"` fills them as the
+            release does: they take part in every block and use up its budget, so that masks may be
+            left at the end.
     """
     trace = sample_trace(model, prompt, config, attention_mask, generator)
     tokens = np.concatenate([trace.prompt, trace.tokens], axis=1)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxllada.common.canvas import Sizes
 from jaxllada.common.lengths import change_in_blocks, end_confidence, end_density
+from jaxllada.common.sizing import Sizes
 
 IS_END = np.array([[0, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], bool)
 CONFIDENCE = np.array([[0.9, 0.8, 0.9, 0.4, 0.2, 0.9]] * 3, np.float32)

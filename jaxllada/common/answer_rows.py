@@ -1,0 +1,234 @@
+"""The answers of a run on the host: laid out on canvases for a device, and taken back.
+
+Answers begin at the same column and differ in length; what lies behind a row's end is not seen.
+Under `infill` they begin before the end of the prompt, at a block that holds the first mask.
+
+Shape letters: B rows of the run, R rows on the device, P prompt length, N answer length, L canvas
+length.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxllada.common.canvas import Canvas, Snapshot, positions_of
+from jaxllada.common.config.canvas_policy import AdaptiveCanvas, FixedCanvas
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.policy import Policy
+from jaxllada.common.prompts import checked_prompt
+from jaxllada.common.sizing import Sizes
+from jaxllada.common.trace import GIVEN, NOT_COMMITTED, Trace
+from jaxllada.common.unmasking import unmasking_plan
+
+
+class Answers:
+    """The answers of a run as far as they are known, on the host: `merge` writes into them."""
+
+    def __init__(
+        self,
+        prompt: Int[np.ndarray, "B P"],
+        visible: Bool[np.ndarray, "B P"],
+        config: SamplingConfig,
+        model: ModelConfig,
+        sizes: Sizes,
+    ):
+        self.config, self.model, self.sizes = config, model, sizes
+        self.lead = self.spare = 0
+        if config.infill:
+            prompt, visible = self._take_lead(prompt, visible)
+        size = self.lead * config.block_length
+        self.begin = prompt.shape[1] - size
+        self.prompt, self.visible = prompt[:, : self.begin].copy(), visible
+        self.known = prompt != model.mask_id
+        answer = np.full((len(prompt), config.gen_length), model.mask_id, np.int32)
+        # Masks that nobody sees are padding too.
+        given = np.where(visible, prompt, model.eos_token_id) if self.lead else prompt
+        self.tokens = np.concatenate([given[:, self.begin :], answer], axis=1)
+        is_given = self.tokens != model.mask_id
+        self.order = np.where(is_given, GIVEN, NOT_COMMITTED).astype(np.int32)
+        self.confidence = np.zeros(self.tokens.shape, np.float32)
+        self.lengths = np.full(len(prompt), size + first_length(config))
+        """Positions that each answer has by now."""
+        self.has_ended = np.zeros(len(prompt), bool)
+        self.total_calls = self._planned_calls()
+        """Most calls the run takes; blocks that are complete sooner save some."""
+        self.stop_ids: tuple[int, ...] = config.stop_token_ids
+        if config.stop_at_eos or not config.is_fixed:
+            self.stop_ids = (model.eos_token_id, *self.stop_ids)
+        self.fills_prompt = config.compat is not None and not self.known.all()
+
+    def _take_lead(self, prompt: Any, visible: Any) -> tuple[Any, Any]:
+        """Counts the blocks that reach from the first mask to the end of the prompt.
+
+        Blocks are counted from the end of the prompt, so that they do not depend on other rows.
+        """
+        unit, length = self.config.block_length, prompt.shape[1]
+        masks = ((prompt == self.model.mask_id) & visible).any(axis=0)
+        self.lead = -(-(length - int(masks.argmax())) // unit) if masks.any() else 0
+        self.spare = max(0, self.lead * unit - length)
+        columns = [(0, 0), (self.spare, 0)]
+        prompt = np.pad(prompt, columns, constant_values=self.model.eos_token_id)
+        return prompt, np.pad(visible, columns)
+
+    @property
+    def columns(self) -> int:
+        """Positions of the longest answer."""
+        return int(self.lengths.max()) - self.spare
+
+    @property
+    def full_columns(self) -> int:
+        """Positions that answers have at the end."""
+        return self.tokens.shape[1] - self.spare
+
+    def _planned_calls(self) -> int:
+        plan = unmasking_plan(self.config)
+        if not self.config.infill:
+            return plan.total_calls
+        blocks = self.tokens.reshape(len(self.tokens), -1, self.config.block_length)
+        open_blocks = (blocks == self.model.mask_id).any(axis=(0, 2))
+        return int(open_blocks.sum()) * plan.calls_per_block
+
+    def num_blocks(self, rows: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
+        """Blocks that these answers have by now; the last one may be cut."""
+        return -(-self.lengths[rows] // self.config.block_length)
+
+    def canvas(self, rows: Int[np.ndarray, " R"], batch: int, block: int, step: int) -> Canvas:
+        """Shows some rows to a device; the last one is repeated until there are `batch`."""
+        rows = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows))])
+        begin, widest = self.begin, int(self.lengths[rows].max())
+        needed = begin + int(self.num_blocks(rows).max()) * self.config.block_length
+        length = self.sizes.length(needed, is_growing=not self.config.is_fixed)
+        exists = np.arange(widest) < self.lengths[rows, None]
+
+        def lay(prompt: Any, answer: Any, rest: Any) -> Any:
+            laid = np.full((batch, length), rest, np.asarray(answer).dtype)
+            laid[:, :begin] = prompt
+            laid[:, begin : begin + widest] = np.where(exists, answer, rest)
+            return laid
+
+        lead = np.arange(widest) < self.visible.shape[1] - begin
+        shown, known = exists.copy(), np.zeros_like(exists)
+        shown[:, lead] = self.visible[rows, begin:]
+        known[:, lead] = self.known[rows, begin:]
+        visible = lay(self.visible[rows, :begin], shown, False)
+        policy = Policy.of(
+            self.config, self.model, length if self.fills_prompt else self.config.block_length
+        )
+        if self.lead:
+            # End tokens of the prompt end nothing: the host looks behind it.
+            room = widest if policy.answer_length else 0
+            policy = dataclasses.replace(policy, stop_at_eos=False, answer_length=room)
+        return Canvas(
+            rows=rows,
+            tokens=lay(self.prompt[rows], self.tokens[rows, :widest], self.model.eos_token_id),
+            order=lay(NOT_COMMITTED, self.order[rows, :widest], NOT_COMMITTED),
+            confidence=lay(0, self.confidence[rows, :widest], 0),
+            visible=visible,
+            known=lay(self.known[rows, :begin], known, False),
+            positions=positions_of(visible),
+            prompt_length=begin,
+            gen_length=widest,
+            lead=self.lead,
+            block=self._next_block(rows, block),
+            step=step,
+            policy=policy,
+        )
+
+    def _next_block(self, rows: Int[np.ndarray, " R"], block: int) -> int:
+        """The first block with masks that is not before `block`; that one if there is none."""
+        behind = self.is_open(rows)[:, block * self.config.block_length :].any(axis=0)
+        return block + int(behind.argmax()) // self.config.block_length if behind.any() else block
+
+    def merge(self, rows: Int[np.ndarray, " R"], snapshot: Snapshot) -> None:
+        """Takes over what the device has come to; its first rows are these."""
+        begin = self.begin
+        self.prompt[rows] = snapshot.tokens[: len(rows), :begin]
+        for row, *parts in zip(rows, *snapshot[:3], strict=False):
+            answer = slice(0, self.lengths[row])
+            there = slice(begin, begin + self.lengths[row])
+            for whole, part in zip((self.tokens, self.order, self.confidence), parts, strict=True):
+                whole[row, answer] = part[there]
+
+    def is_open(self, rows: Int[np.ndarray, " R"]) -> Bool[np.ndarray, "R N"]:
+        """Masks on the canvases of these rows, as far as the longest of them reaches."""
+        widest = int(self.lengths[rows].max())
+        exists = np.arange(widest) < self.lengths[rows, None]
+        return exists & (self.tokens[rows, :widest] == self.model.mask_id)
+
+    def open_rows(self, rows: Int[np.ndarray, " R"], block: int) -> Int[np.ndarray, " R"]:
+        """Those of the rows that have blocks left after so many."""
+        return rows[~self.has_ended[rows] & (self.num_blocks(rows) > block)]
+
+    def finished_part(self, row: int, block: int) -> Int[np.ndarray, " n"]:
+        """The tokens behind the prompt that a row has after so many blocks."""
+        unit = self.config.block_length
+        return self.tokens[row, self.lead * unit : min(block * unit, self.lengths[row])]
+
+    def lengthen(self, rows: Int[np.ndarray, " R"], blocks: int, least: int = 0) -> None:
+        """Gives rows that have not ended more blocks, or fewer.
+
+        `least` blocks are kept, and `gen_length` is not exceeded.
+        """
+        rows, unit = rows[~self.has_ended[rows]], self.config.block_length
+        lengths = self.lengths[rows] + blocks * unit
+        self.lengths[rows] = np.clip(lengths, least * unit, self.config.gen_length)
+
+    def end(self, row: int, block: int, step: int) -> None:
+        """Ends a row after so many blocks and calls; what is behind becomes end tokens.
+
+        Nobody predicted those, so their confidence is 0. A second end changes nothing.
+        """
+        if self.has_ended[row]:
+            return
+        self.has_ended[row] = True
+        begin = min(block * self.config.block_length, self.lengths[row])
+        blank = self.tokens[row, begin:] == self.model.mask_id
+        self.tokens[row, begin:][blank] = self.model.eos_token_id
+        self.order[row, begin:][blank] = step - 1
+
+    def trace(self) -> Trace:
+        """The record so far."""
+        return Trace(
+            prompt=self.prompt.copy(),
+            tokens=self.tokens[:, self.spare :].copy(),
+            order=self.order[:, self.spare :].astype(np.int16),
+            confidence=self.confidence[:, self.spare :].copy(),
+            mask_token_id=self.model.mask_id,
+        )
+
+
+def lay_out(
+    model: ModelConfig,
+    prompt: Any,
+    config: SamplingConfig,
+    attention_mask: Any = None,
+    sizes: Sizes | None = None,
+) -> Answers:
+    """Checks a prompt and makes room for its answers.
+
+    Args:
+        model: ids and number of embedding rows.
+        prompt: token ids [B, P].
+        config: the sampler's options.
+        attention_mask: [B, P], 1 for tokens, 0 for padding on the left; None: all are tokens.
+        sizes: the shapes that the backend wants.
+
+    Raises:
+        UserError: shapes or ids that do not fit, or a mask in the prompt without `infill`.
+    """
+    prompt, visible = checked_prompt(model, prompt, config, attention_mask)
+    return Answers(prompt, visible, config, model, sizes or Sizes())
+
+
+def first_length(config: SamplingConfig) -> int:
+    """Positions of an answer before the first model call."""
+    match config.canvas_rule:
+        case FixedCanvas():
+            return config.gen_length
+        case AdaptiveCanvas(start=start):
+            blocks = -(-start // config.block_length)
+            return min(blocks * config.block_length, config.gen_length)
+    return config.block_length
