@@ -64,7 +64,7 @@ def run(config: SampleOptions, open_engine: OpenEngine) -> int:
     engine, tokenizer = open_model(config, open_engine)
     prompts = [encode(text, tokenizer, config.chat) for text in texts]
     room = engine.config.max_sequence_length - max(map(len, prompts))
-    sampling = config.sampling(room, tokenizer.eot_id)
+    sampling = config.sampling(room, tokenizer)
     check_prompts(prompts, sampling, engine.config)
     answers = _Answers(config, tokenizer, is_numbered=len(texts) > 1)
     should_stop = stops_at(config.stop, tokenizer) if config.stop else None

@@ -5,13 +5,17 @@ of the verb.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxllada.common.config.sampling import Compat, Remasking, SamplingConfig
 from jaxllada.common.config.sampling_presets import sampling_preset
 from jaxllada.common.errors import UserError
 
+if TYPE_CHECKING:
+    from jaxllada.common.tokenizer import Tokenizer
+
 USUAL_BLOCK = 32
+END_THINK = "</think>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,12 @@ class SamplingKeys:
     cache: str | None = None
     """What is kept of earlier model calls: none (default), prefix, dual, vicinity, dllm, or
     block_causal."""
+    end_think_token_ids: tuple[int, ...] | None = None
+    """Ids of the text that closes thoughts; those of </think> by default where a boost is set."""
+    end_think_logit_boost: float | None = None
+    """Pulls answers towards that text until they hold it; 0, the default, does not."""
+    end_think_boost_power: float | None = None
+    """How late in the answer the boost sets in; 2 by default."""
     infill: bool | None = None
     """Fill the masks inside the prompts, each written as the tokenizer writes it, such as
     <|mdm_mask|>; gen_length is then 0 by default and steps counts per block."""
@@ -91,9 +101,16 @@ class SamplingKeys:
             values["gen_length"] = self.max_length
         return values
 
-    def sampling(self, room: int, eot_token_id: int | None = None) -> SamplingConfig:
-        """The sampler's options for a context that has `room` for an answer."""
-        values = {"stop_at_eos": True, "eot_token_id": eot_token_id} | self.given()
+    def sampling(self, room: int, tokenizer: "Tokenizer | None" = None) -> SamplingConfig:
+        """The sampler's options for a context that has `room` for an answer.
+
+        Without the tokenizer, the ids that depend on it are stand-ins: good for checks alone.
+        """
+        values = {"stop_at_eos": True, "eot_token_id": tokenizer and tokenizer.eot_id}
+        values |= self.given()
+        if values.get("end_think_logit_boost"):
+            closing = tokenizer.encode(END_THINK) if tokenizer else [0]
+            values.setdefault("end_think_token_ids", tuple(closing))
         fits = 0 if values.get("infill") else min(128, 2 ** (max(1, room).bit_length() - 1))
         length = values.setdefault("gen_length", fits)
         values.setdefault("block_length", USUAL_BLOCK if length % USUAL_BLOCK == 0 else length)

@@ -26,7 +26,7 @@ def run(config: ChatOptions, open_engine: OpenEngine) -> int:
     engine, tokenizer = open_model(config, open_engine)
     from jaxllada.apps.chat import Chat
 
-    sampling = config.sampling(engine.config.max_sequence_length // 2, tokenizer.eot_id)
+    sampling = config.sampling(engine.config.max_sequence_length // 2, tokenizer)
     chat = Chat(engine, tokenizer, sampling, seed=config.seed, system=config.system,
                 model=config.model_name_or_path, traces=config.trace)  # fmt: skip
     chat.run(_typed_lines() if sys.stdin.isatty() else sys.stdin)

@@ -79,7 +79,7 @@ def run(config: TuneOptions, open_engine: OpenEngine) -> int:
     engine, tokenizer = open_model(config, open_engine)
     prompts = [encode(text, tokenizer, config.chat) for text in texts]
     room = engine.config.max_sequence_length - max(map(len, prompts))
-    base = config.sampling(room, tokenizer.eot_id)
+    base = config.sampling(room, tokenizer)
     check_prompts(prompts, base, engine.config)
     candidates = list(settings(base, config.sweeps))
     for point, found in candidates:

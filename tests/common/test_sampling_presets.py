@@ -58,6 +58,21 @@ def test_keys_beside_a_preset_win_also_with_the_default_of_the_sampler():
     assert SamplingKeys(preset="gsm8k", max_length=64).sampling(room=2048).gen_length == 64
 
 
+def test_a_boost_of_the_end_of_thinking_takes_its_ids_from_the_tokenizer():
+    class Spelling:
+        eot_id = 7
+
+        def encode(self, text):
+            return [ord(letter) for letter in text]
+
+    config = SamplingKeys(preset="gsm8k@illada-instruct").sampling(4096, Spelling())
+    assert bytes(config.end_think_token_ids) == b"</think>"
+    assert (config.eot_token_id, config.canvas, config.steps) == (7, "grow", 32)
+    own = SamplingKeys(preset="gsm8k@illada-instruct", end_think_token_ids=(5,))
+    assert own.sampling(4096, Spelling()).end_think_token_ids == (5,)
+    assert SamplingKeys().sampling(4096, Spelling()).end_think_token_ids == ()
+
+
 def test_every_key_of_the_sampler_can_be_given():
     known = {key.name for key in fields(SamplingKeys)}
     assert {key.name for key in fields(SamplingConfig)} - known == {"eot_token_id"}

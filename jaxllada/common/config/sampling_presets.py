@@ -16,11 +16,9 @@ from jaxllada.common.errors import UserError, nearest
 
 HOME = Path(__file__).parents[2] / "presets"
 FAMILIES = (
-    "llada-instruct", "llada-base", "llada-1.5", "illada-base", "fast-dllm", "dllm-cache", "dinfer",
-    "dream",
+    "llada-instruct", "llada-base", "llada-1.5", "illada-base", "illada-instruct", "fast-dllm",
+    "dllm-cache", "dinfer", "dream",
 )  # fmt: skip
-LIST = "list"
-"""The name that asks for all names."""
 
 
 def sampling_preset(name: str) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def sampling_preset(name: str) -> dict[str, Any]:
         same = [one for one in known if "@" in one and one.startswith(f"{given}@")]
         hint = f": choose from {', '.join(same)}" if same else nearest(name, known)
         raise UserError(
-            f"preset={name} is unknown{hint}; preset={LIST} lists all, NAME.yaml reads a file"
+            f"preset={name} is unknown{hint}; the verb presets lists all, NAME.yaml is a file"
         )
     task, family = found.split("@")
     where = f"{HOME / family}.yaml"
