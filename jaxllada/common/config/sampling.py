@@ -86,7 +86,10 @@ class SamplingConfig:
     threshold:0.9, factor:1.0, entropy_bound:0.1, or dream:origin|maskgit_plus|topk_margin|entropy.
     Adaptive rules keep what is sure, and leave a block early."""
     cache: str = "none"
-    """What is kept of earlier model calls."""
+    """What is kept of earlier calls: none, prefix, dual, vicinity:16,16,4 (rows before and behind
+    the block, warm-up), dllm:50,7,0.25 (intervals of prompt and answer, share in between), or
+    block_causal. All but none and block_causal approximate; `refresh=N` as a last value reads
+    everything anew every N calls of a block (not for dllm)."""
     attention: Attention = "full"
     """What tokens see: the whole canvas, or no later block, as block-diffusion models learn it."""
     canvas: str = "fixed"
