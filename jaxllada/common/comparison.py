@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxllada.common.config.load import load_file
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.counting import count_parameters
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.tracking import read_metrics
@@ -50,13 +52,15 @@ def _run(
     trained = [line for line in lines if "loss" in line]
     scale = last["eval_bound_per_byte"] / last["eval_bound"]
     tokens = trained[-1]["tokens"]
+    # Of an unfinished run too: the steps it is planned for decide its rows.
+    planned = load_file(TrainConfig, folder / "config.yaml").max_steps
     return {
         "side": side,
         "repeats": times,
         "steps": last["step"],
         "parameters": count_parameters(ModelConfig.from_folder(folder)).total,
         "tokens": round(tokens),
-        "distinct_tokens": round(tokens / times),
+        "distinct_tokens": round(tokens * planned / trained[-1]["step"] / times),
         "train": trained[-1]["loss"] * scale,
         "final": last["eval_bound_per_byte"],
         "final_error": last["eval_standard_error"] * scale,
@@ -130,7 +134,6 @@ def draw(found: Comparison, path: Path) -> None:
 
 
 _COLORS = {"diffusion": "#2f6db3", "autoregressive": "#d1603d"}
-_NAMES = {"diffusion": "diffusion (bound)", "autoregressive": "autoregressive (exact)"}
 
 
 def _draw_curves(axes: Any, found: Comparison) -> None:
@@ -140,7 +143,7 @@ def _draw_curves(axes: Any, found: Comparison) -> None:
         axes.plot(
             run["steps_measured"], run["curve"], color=_COLORS[run["side"]],
             linestyle=styles.get(run["repeats"], "-"), linewidth=1.8, marker="o", markersize=3,
-            label=f"{_NAMES[run['side']]}, {run['repeats']}x",
+            label=f"{run['side']} {run['repeats']}x",
         )  # fmt: skip
     values = [value for run in found["runs"] for value in run["curve"][1:]]
     low, high = min(values), max([*values, found["baselines"].get("unigram_bound", -math.inf)])
@@ -155,8 +158,8 @@ def _draw_curves(axes: Any, found: Comparison) -> None:
         )  # fmt: skip
     axes.set_title("Validation during training", pad=10)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("nats per byte of text")
-    axes.legend(fontsize=8.5)
+    axes.set_ylabel("nats per byte of text (diffusion: upper bound)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(times), fontsize=8.5)
 
 
 def _draw_repeats(axes: Any, found: Comparison) -> None:
@@ -167,7 +170,7 @@ def _draw_repeats(axes: Any, found: Comparison) -> None:
         x = [run["repeats"] for run in runs]
         axes.errorbar(
             x, [run["final"] for run in runs], yerr=[run["final_error"] for run in runs],
-            color=color, marker="o", linewidth=1.8, capsize=2, label=f"{_NAMES[side]}, at the end",
+            color=color, marker="o", linewidth=1.8, capsize=2, label=f"{side}, at the end",
         )  # fmt: skip
         axes.plot(
             x, [run["best"] for run in runs], color=color, marker="o", markerfacecolor="white",
@@ -183,7 +186,7 @@ def _draw_repeats(axes: Any, found: Comparison) -> None:
     axes.minorticks_off()
     axes.set_title("By repetitions of the data", pad=10)
     axes.set_xlabel("times each row is seen, at equal steps")
-    axes.legend(fontsize=8.5)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8.5)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
