@@ -146,8 +146,8 @@ def _draw_by_class(axes: Any, runs: Sequence[Curves]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title("Loss by class of answer token")
     axes.set_ylabel("nats per masked token")
-    axes.legend(loc="upper right", fontsize=8.5)
     _steps_axis(axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=3, fontsize=8.5)
 
 
 def _line(

@@ -28,7 +28,10 @@ def summary(metrics: str | Path) -> str:
             rows.append((name, known[-1], ""))
     first, last = measured[0], measured[-1]
     if first["step"] == 0:
-        rows.append(("this model, untrained", first["eval_bound"], _error(first)))
+        # Only answers have classes of tokens: that model had been trained before.
+        is_tuned = any("content_nll" in record for record in records)
+        state = "before" if is_tuned else "untrained"
+        rows.append((f"this model, {state}", first["eval_bound"], _error(first)))
     if last["step"] > 0:
         name = f"this model, after {last['step']:,} steps"
         rows.append((name, last["eval_bound"], _error(last)))

@@ -8,7 +8,7 @@ from typing import Any
 from jaxllada.common.config.evaluate import EvaluateConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.train import TrainConfig
-from jaxllada.common.data.sources import RowOptions, load_rows
+from jaxllada.common.data.sources import RowOptions, for_chat, load_rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import notice
@@ -39,6 +39,8 @@ def checked(config: TrainConfig) -> tuple[Origin, Tokenizer, ModelConfig]:
         raise UserError("dataset_args: not set; for example pystdlib, or a file or folder of text")
     origin = find_model(config.model_name_or_path)
     tokenizer = find_tokenizer(config.tokenizer_name_or_path, origin)
+    if config.kind == "sft":
+        tokenizer = for_chat(tokenizer, config.dataset_args, RowOptions.of(config))
     model = fit_preset(origin, tokenizer)
     check_length(config, model)
     return origin, tokenizer, model
