@@ -159,7 +159,8 @@ else
         --rdzv-id "${SLURM_JOB_ID:-${MA_VJ_NAME:-jaxllada}}"
         --rdzv-conf "is_host=$([ "$node_rank" -eq 0 ] && echo true || echo false)")
 fi
-launcher+=(-m npu_backend "$verb" "${arguments[@]}")
+# Behind `--`, so that torchrun does not take `--r` for one of its own options.
+launcher+=(-m -- npu_backend "$verb" "${arguments[@]}")
 
 if [ -n "$dry_run" ]; then
     printf '%q ' "${launcher[@]}"

@@ -51,8 +51,9 @@ def pretrain(config: TrainConfig) -> "Outcome":
     initialize_distributed(config.coordinator_address, config.num_processes, config.process_id)
     mesh = make_mesh(config.mesh_data, config.mesh_fsdp, config.mesh_tensor)
     check_divides(mesh, model)
-    config, adapter = settle_adapters(config, origin, open_source)
-    if jax.process_index() == 0:
+    is_main = jax.process_index() == 0
+    config, adapter = settle_adapters(config, origin, open_source, is_main=is_main)
+    if is_main:
         notice(_planned(config, model, mesh))
     folder = RunFolder(config, Checkpoints)
     resume_step = folder.resume_step(config)

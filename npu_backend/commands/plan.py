@@ -47,9 +47,9 @@ def run(config: Config) -> int:
     return 0 if plan.found else 1
 
 
-def predictor(fused: bool, hccl_buffsize: int = 0) -> Predict:
+def predictor(fused: bool, hccl_buffsize: int = 0, *, has_hccl: bool = True) -> Predict:
     """The formula of this backend; arguments as the keys `ops` and `hccl_buffsize`."""
-    size = (hccl_buffsize or _buffsize()) * MIB
+    size = (hccl_buffsize or _buffsize()) * MIB if has_hccl else 0
 
     def predict(setup: Setup) -> Footprint:
         # One communicator for the run, one for each axis that splits something.

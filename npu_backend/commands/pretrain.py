@@ -131,10 +131,11 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     # All processes have to agree: on other machines none may have crashed.
     if largest(int(launch.has_begun)):
         config = dataclasses.replace(config, resume="auto", overwrite_output_dir=False)
-    config, adapter = settle_adapters(config, origin, open_folder)
+    config, adapter = settle_adapters(config, origin, open_folder, is_main=mesh.is_main)
     if mesh.is_main:
-        fused = mesh.device.type == "npu" and config.ops != "plain"
-        notice(memory_line(config, model, mesh.size, predictor(fused)))
+        is_npu = mesh.device.type == "npu"
+        predict = predictor(is_npu and config.ops != "plain", has_hccl=is_npu)
+        notice(memory_line(config, model, mesh.size, predict))
     settings = config.shared()
     folder = RunFolder(settings, Checkpoints)
     resume_step = folder.resume_step(settings)

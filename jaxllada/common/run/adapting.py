@@ -24,12 +24,16 @@ Settings = TypeVar("Settings", bound=TrainConfig)
 
 
 def settle_adapters(
-    config: Settings, origin: Origin, open_source: Callable[[Path], Source]
+    config: Settings,
+    origin: Origin,
+    open_source: Callable[[Path], Source],
+    *,
+    is_main: bool = True,
 ) -> tuple[Settings, AdapterFiles | None]:
     """Returns the settings of a run with the types of its frozen weights, and what it writes.
 
     Weights that are stored in bfloat16 stay so, and are computed with in bfloat16 unless `bf16` is
-    set. Tells which were chosen. Without `lora`, returns (config, None).
+    set; process 0 tells which were chosen. Without `lora`, returns (config, None).
 
     Raises:
         UserError: there are no weights to put adapters on, or they cannot be adapted so.
@@ -55,7 +59,8 @@ def settle_adapters(
         bf16=is_narrow if config.bf16 is None else config.bf16,
         param_dtype="bfloat16" if is_narrow else config.param_dtype,
     )
-    notice(_told(config, lora, origin.config, stored))
+    if is_main:
+        notice(_told(config, lora, origin.config, stored))
     layout = layout if layout in FOLDERS else own_layout(origin.config).name
     base = name if is_hub_id(name) and not _is_local(name, origin) else str(origin.folder.resolve())
     return config, AdapterFiles(origin.config, lora, base, layout)
