@@ -25,7 +25,7 @@ def filtered(scores: Float[Tensor, "N V"], inputs: Inputs, policy: Policy) -> Fl
     """
     cut = scores.new_full((len(scores),), -math.inf)
     if policy.has_top_k:
-        cut = _cut(scores, torch.ones_like(scores), inputs.top_k - 1)
+        cut = _cut(scores, torch.ones_like(scores), float(inputs.top_k - 1))
     if policy.has_top_p:
         weight = scores.softmax(dim=1)
         cut = torch.maximum(cut, _cut(scores, weight, inputs.top_p))

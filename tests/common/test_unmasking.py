@@ -1,11 +1,20 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.config.selection import Dream, Fixed
 from jaxllada.common.errors import UserError
-from jaxllada.common.unmasking import transfer_counts, unmasking_plan
+from jaxllada.common.unmasking import (
+    dllm_counts,
+    drawn_counts,
+    dream_counts,
+    transfer_counts,
+    transfers,
+    unmasking_plan,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +92,45 @@ def test_impossible_settings_are_refused_with_key_value_and_cure(values, message
 def test_settings_are_checked_again_when_one_is_replaced():
     with pytest.raises(UserError):
         dataclasses.replace(SamplingConfig(), block_length=100)
+
+
+@pytest.mark.parametrize(
+    ("num_masks", "steps", "counts"),
+    [(10, 4, [2, 3, 2, 3]), (3, 5, [1, 0, 1, 0, 1]), (0, 2, [0, 0]), (8, 1, [8])],
+)
+def test_dllm_rounds_half_to_even(num_masks, steps, counts):
+    np.testing.assert_array_equal(dllm_counts(num_masks, steps), counts)
+
+
+def test_dream_rounds_down_and_leaves_the_rest_to_the_last_step():
+    np.testing.assert_array_equal(dream_counts(10, 4, 1e-3), [2, 2, 2, 4])
+    assert dream_counts(512, 100, 1e-3).sum() == 512
+
+
+@pytest.mark.parametrize("selection", ["fixed", "fixed:dllm", "margin", "threshold:0.5", "dream"])
+def test_transfers_of_a_block_add_up_to_its_masks_without_gaps(selection):
+    config = SamplingConfig(steps=12, gen_length=24, block_length=8, selection=selection)
+    rng = np.random.default_rng(0)
+    tokens = np.where(rng.random((5, 30)) < 0.7, 9, 1)
+    blocks = transfers(config, tokens, 9, 6)[:, :24].reshape(5, 3, 8)
+    masks = (tokens[:, 6:] == 9).reshape(5, 3, 8).sum(axis=2)
+    np.testing.assert_array_equal(blocks.sum(axis=2), masks)
+    assert ((blocks > 0).sum(axis=2) <= 4).all()
+    # Once a row has nothing to commit, it is done with the block.
+    assert (np.diff((blocks > 0).astype(int), axis=2) <= 0).all()
+
+
+@pytest.mark.parametrize(("rule", "eps"), [(Fixed("dllm", True), 0.0), (Dream("origin"), 1e-3)])
+def test_drawn_counts_are_those_of_the_binomials(rule, eps):
+    """Chance that 6 masks go in exactly k calls of 3 steps, enumerated over independent steps."""
+    steps, masks, trials = 3, 6, 20_000
+    times = np.linspace(1, eps, steps + 1)
+    leave = -np.diff(np.append(times[:-1], 0))
+    exact = np.zeros(4)
+    for choice in itertools.product(range(steps), repeat=masks):
+        exact[len(set(choice))] += np.prod(leave[list(choice)])
+    draws = np.random.default_rng(1).random((trials, masks))
+    counts = np.bincount([len(drawn_counts(row, rule, steps)) for row in draws], minlength=4)
+    spread = np.sqrt(trials * exact * (1 - exact))
+    assert (np.abs(counts - trials * exact) <= 4 * spread + 1e-9).all()
+    assert all(drawn_counts(row, rule, steps).sum() == masks for row in draws[:100])

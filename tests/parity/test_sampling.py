@@ -10,6 +10,7 @@ import npu_backend
 from jaxllada.sampling.generate import sample_trace as jax_trace
 from npu_backend.sampling.generate import sample_trace as torch_trace
 from tests.jax.golden import DENSE
+from tests.selection_oracle import RULES
 
 GOLDEN = json.loads((DENSE / "golden.json").read_text())
 EOT = GOLDEN["eot_token_id"]
@@ -51,6 +52,31 @@ def assert_same_run(models, config, prompts):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_greedy_runs_commit_the_same_tokens_in_the_same_steps(models, options):
     config = jaxllada.SamplingConfig(steps=8, gen_length=16, block_length=8, **options)
+    assert_same_run(models, config, PROMPTS)
+
+
+COMBINED = {
+    "guidance, end tokens last": HOLD | {"cfg_scale": 0.7, "cfg_keep_tokens": (17, 12)},
+    "filters, suppressed": {"top_p": 0.9, "top_k": 20, "suppress_tokens": (3, 5)},
+    "no confidence, stop": {"begin_suppress_tokens": (7, 80), "stop_at_eos": True},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_selections_commit_the_same_tokens_in_the_same_steps(models, rule):
+    for steps in (6, 16):
+        config = jaxllada.SamplingConfig(
+            steps=steps, gen_length=16, block_length=8, selection=rule, stop_at_eos=True
+        )
+        assert_same_run(models, config, PROMPTS)
+
+
+@pytest.mark.parametrize("rule", ["threshold:0.4", "dream:entropy"])
+@pytest.mark.parametrize("options", COMBINED.values(), ids=COMBINED.keys())
+def test_selections_and_candidates_together_are_alike(models, rule, options):
+    config = jaxllada.SamplingConfig(
+        steps=16, gen_length=16, block_length=8, selection=rule, **options
+    )
     assert_same_run(models, config, PROMPTS)
 
 
