@@ -220,5 +220,5 @@ def test_other_families_are_refused_by_name(values, message):
 
 
 def test_an_unknown_layout_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match="layout=lama: expected llada or llama; did you mean"):
+    with pytest.raises(UserError, match="expected llada or llama or qwen2; did you mean"):
         find_layout("lama")
