@@ -176,7 +176,7 @@ def test_sampled_tokens_follow_the_filtered_distribution(top_p, top_k):
     seeds = [RowSeed(1, row) for row in range(rows)]
     tokens = sample(model, np.repeat(PROMPT, rows, axis=0), config, generator=seeds)
     canvas = np.concatenate([PROMPT, np.full((1, 1), 31, np.int32)], axis=1)
-    logits = logits_of(model)(canvas, np.ones(canvas.shape))[0, 5].astype(np.float64)
+    logits = logits_of(model)(canvas, np.ones(canvas.shape, np.int32))[0, 5].astype(np.float64)
     logits[31] = -np.inf
     p = softmax(logits / 1.5)
     p = np.where(sorted_filter(p, top_p or 1, top_k or 32), p, 0)
@@ -198,7 +198,7 @@ def test_orders_are_drawn_in_proportion_to_the_softmax_of_their_scores():
         steps=4, gen_length=4, block_length=4, selection="dream:maskgit_plus,alg_temp=0.2"
     )
     canvas = np.concatenate([PROMPT, np.full((1, 4), 31, np.int32)], axis=1)
-    logits = logits_of(model)(canvas, np.ones(canvas.shape))[0, 5:].astype(np.float64)
+    logits = logits_of(model)(canvas, np.ones(canvas.shape, np.int32))[0, 5:].astype(np.float64)
     logits[:, 31] = -np.inf
     p = softmax(softmax(logits).max(axis=-1) / 0.2)
     order = sample_trace(model, prompts, config, generator=seeds).order
