@@ -22,7 +22,6 @@ from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import mean_over_rounds, score_questions
 from jaxllada.common.views import Batch, Reader, Shapes
 from jaxllada.diffusion.token_nats import TokenNats, token_nats
-from jaxllada.models.kept import Region
 
 SHAPES = Shapes(length=64, answer=16, is_padded=True)
 """Lengths are rounded up to these, so that few of them are ever compiled."""
@@ -172,7 +171,7 @@ def _reread(
     is_answer = (place >= 0) & (place < batch.sizes[rows][:, None])
     hidden = jnp.where(is_answer, model.config.mask_id, batch.canvas[rows])
     _, kept = model.reread(
-        hidden, model.memory(len(rows), length), Region(0, length), seen[rows],
+        hidden, model.memory(len(rows), length), model.region(0, length), seen[rows],
         turn=model.rotation(positions[rows]),
     )  # fmt: skip
     own = jax.tree.map(lambda x: jnp.take(x, batch.ground, axis=1), kept)
@@ -181,7 +180,7 @@ def _reread(
         return jax.lax.dynamic_slice_in_dim(x, batch.start, size, axis)
 
     states, _ = model.reread(
-        part(batch.canvas, 1), own, Region(batch.start, size), part(seen, 2),
+        part(batch.canvas, 1), own, model.region(batch.start, size), part(seen, 2),
         turn=model.rotation(part(positions, 1)),
     )  # fmt: skip
     return states

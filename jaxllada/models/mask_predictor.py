@@ -147,6 +147,11 @@ class MaskPredictor(nnx.Module):
         x, kept = reread(stack, x, turn, kept, visible, region, window)
         return self.ln_f(x), kept
 
+    @staticmethod
+    def region(start: Int[Array, ""] | int, size: int) -> Region:
+        """Returns the region of `size` rows (static) from `start` on, for `reread`."""
+        return Region(start, size)
+
     def memory(self, batch: int, length: int, blocks: tuple[Block, ...] | None = None) -> Memory:
         """Returns room for the keys and values of `length` positions, for `reread`."""
         shape = (batch, self.config.kv_heads, length, self.config.head_dim)

@@ -21,7 +21,7 @@ from jaxllada.common.scoring import mean_over_rounds, score_questions
 from jaxllada.common.views import Batch, Reader, Shapes
 from npu_backend.calls import draw_seed, inference, on_host
 from npu_backend.diffusion.token_nats import TokenNats, token_nats
-from npu_backend.models.kept import Kept, Region
+from npu_backend.models.kept import Kept
 
 SHAPES = Shapes()
 """Nothing is compiled: arrays are as long as they need to be."""
@@ -181,13 +181,13 @@ def _reread(
     hidden = torch.where(is_answer, model.config.mask_id, batch.canvas.index_select(0, rows))
     kept = model.memory(len(rows), length)
     model.reread(
-        hidden, kept, Region(0, length), seen.index_select(0, rows),
+        hidden, kept, model.region(0, length), seen.index_select(0, rows),
         turn=model.rotation(positions.index_select(0, rows)),
     )  # fmt: skip
     own = [Kept(*(x.index_select(0, batch.ground) for x in one)) for one in kept]
     begin = batch.start
     return model.reread(
-        batch.canvas.narrow(1, begin, size), own, Region(begin, size),
+        batch.canvas.narrow(1, begin, size), own, model.region(begin, size),
         seen.narrow(2, begin, size), turn=model.rotation(positions.narrow(1, begin, size)),
     )  # fmt: skip
 

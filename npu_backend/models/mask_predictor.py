@@ -144,6 +144,11 @@ class MaskPredictor(nn.Module):
         x = self.embed(tokens)
         return self.ln_f(reread(list(self.blocks), x, turn, kept, visible, region, window))
 
+    @staticmethod
+    def region(start: int, size: int) -> Region:
+        """Returns the region of `size` rows from `start` on, for `reread`."""
+        return Region(start, size)
+
     def memory(self, batch: int, length: int) -> Memory:
         """Returns room for the keys and values of `length` positions, for `reread`."""
         shape = (batch, length, self.config.kv_heads, self.config.head_dim)

@@ -64,7 +64,6 @@ def test_counts_are_those_of_the_release(batch):
         {"method": "confidence", "greedy_check": True},
         {"method": "exact", "rows_per_call": 32},
         {"mc_num": 48, "stop_level": 0.8},
-        {"reuse": "prompt"},
         {"reuse": "corrected", "cfg_scale": 1.0},
         {"attention": "block_causal", "block_length": 4, "reuse": "prompt"},
     ],
