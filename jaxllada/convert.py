@@ -23,7 +23,8 @@ from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.pieces import pieces, rows_per_piece
 from jaxllada.common.weights.shards import Tensor, plan_shards, write_shards
 from jaxllada.common.weights.source import Source
-from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
+from jaxllada.models.family import abstract_model
+from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.orbax_source import OrbaxSource, open_source
 from jaxllada.restore import restore_params
 from jaxllada.sharding import shardings

@@ -47,6 +47,8 @@ checks=1
 dry_run=
 arguments=()
 
+words=("$@")
+
 # A bare first word that is neither a file nor a setting is the verb.
 case ${1:-} in
     "" | -* | *=* | *.yaml | *.yml) ;;
@@ -113,7 +115,7 @@ else
     if [ -z "$nproc" ]; then
         nproc=$(count_npus)
         if [ "$nproc" -eq 0 ]; then
-            no_npu "${arguments[*]}" || exit
+            no_npu "${words[*]}" || exit
         fi
     fi
     # Threads of the host share its cores; CPU operators must not each take all of them.

@@ -22,8 +22,9 @@ from jaxllada.common.weights.shards import Tensor as StoredOut
 from jaxllada.common.weights.shards import plan_shards, write_shards
 from jaxllada.common.weights.source import Source, open_folder
 from npu_backend.arrays import numpy_view, torch_view
+from npu_backend.models.family import abstract_model
 from npu_backend.models.lora import LoraLinear
-from npu_backend.models.mask_predictor import MaskPredictor, abstract_model
+from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.models.names import parameter_name, placements
 
 

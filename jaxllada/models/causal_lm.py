@@ -9,11 +9,8 @@ Shape letters: B batch, L positions, R selected positions, D model width, V embe
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
-from jaxllada.common.config.compute import ComputeConfig
-from jaxllada.common.config.model import ModelConfig
 from jaxllada.models.mask_predictor import AnyArray, MaskPredictor
 
 
@@ -35,14 +32,3 @@ class CausalLM(MaskPredictor):
             assert attention_bias.dtype == jnp.bool_, "an autoregressive model takes boolean ones"
             causal &= attention_bias
         return super().hidden(tokens, attention_mask, attention_bias=causal, **options)
-
-
-def make_model(
-    config: ModelConfig,
-    *,
-    compute: ComputeConfig | None = None,
-    rngs: nnx.Rngs | PRNGKeyArray,
-) -> MaskPredictor:
-    """Returns a model of the family of `config`, with random weights."""
-    kind = CausalLM if config.is_causal else MaskPredictor
-    return kind(config, compute=compute, rngs=rngs)

@@ -201,14 +201,6 @@ class MaskPredictor(nnx.Module):
         return tuple(self.block(index) for index in range(self.config.n_layers))
 
 
-def abstract_model(config: ModelConfig, compute: ComputeConfig | None = None) -> MaskPredictor:
-    """Returns a model of `jax.ShapeDtypeStruct` leaves: shapes and types, no memory."""
-    from jaxllada.models.causal_lm import make_model  # builds on this file
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda key: make_model(config, compute=compute, rngs=key), key)
-
-
 def _masks(mask: AnyArray | None, bias: AnyArray | None) -> tuple[Array | None, Array | None]:
     visible = None if mask is None else jnp.asarray(mask != 0)[:, None, None, :]
     if bias is not None and bias.dtype in (jnp.bool_, jnp.int8):

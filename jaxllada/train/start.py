@@ -11,9 +11,8 @@ from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.run.origin import Origin, find_model, find_tokenizer, fit_preset
 from jaxllada.convert import load
-from jaxllada.models.causal_lm import make_model
+from jaxllada.models.family import abstract_model, make_model
 from jaxllada.models.lora import add_adapters
-from jaxllada.models.mask_predictor import abstract_model
 from jaxllada.sharding import shardings
 
 __all__ = [

@@ -206,26 +206,6 @@ class MaskPredictor(nn.Module):
         return tuple(self.blocks)
 
 
-def abstract_model(config: ModelConfig, compute: ComputeConfig | None = None) -> MaskPredictor:
-    """Returns a model on the `meta` device: shapes and types, no memory."""
-    with torch.device("meta"):
-        return make_model(config, compute=compute)
-
-
-def make_model(
-    config: ModelConfig,
-    *,
-    compute: ComputeConfig | None = None,
-    generator: torch.Generator | None = None,
-) -> MaskPredictor:
-    """Returns a model of the family of `config`; without a generator its weights are not set."""
-    if config.is_causal:
-        from npu_backend.models.causal_lm import CausalLM  # needs transformers
-
-        return CausalLM(config, compute=compute, generator=generator)
-    return MaskPredictor(config, compute=compute, generator=generator)
-
-
 def take_rows(x: Float[Tensor, "B L D"], positions: Int[Tensor, "B R"]) -> Float[Tensor, "B R D"]:
     """Picks positions of every row (index_select: gather is documented without bf16 on NPUs)."""
     batch, length, width = x.shape

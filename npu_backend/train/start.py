@@ -18,9 +18,10 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.run.origin import Origin
 from jaxllada.common.weights.source import Source, open_folder
 from npu_backend.convert import stored_tensor
+from npu_backend.models.family import abstract_model
 from npu_backend.models.initializers import initial_tensor
 from npu_backend.models.lora import add_adapters, initial_factors, share_factors
-from npu_backend.models.mask_predictor import MaskPredictor, abstract_model
+from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.models.names import placements
 from npu_backend.sharding import Mesh, local, rows_of, shard
 from npu_backend.train.step import Objective

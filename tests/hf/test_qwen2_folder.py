@@ -13,7 +13,7 @@ from jaxllada.__main__ import main
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.qwen2 import twin_of
 from jaxllada.common.tokenizer import Tokenizer
-from jaxllada.models.causal_lm import make_model
+from jaxllada.models.family import make_model
 
 
 def test_an_exported_twin_loads_and_answers_alike(tmp_path):

@@ -17,7 +17,8 @@ from jaxllada.common.data.next_token import shifted
 from jaxllada.common.engine import Update
 from jaxllada.common.errors import UserError
 from jaxllada.convert import load, save
-from jaxllada.models.causal_lm import CausalLM, make_model
+from jaxllada.models.causal_lm import CausalLM
+from jaxllada.models.family import make_model
 from tests.qwen2 import SHAPE, reference, tokens, torch, transformers
 
 

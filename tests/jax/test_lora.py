@@ -15,6 +15,7 @@ from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.peft import read_adapter, write_adapter
 from jaxllada.convert import load, save
+from jaxllada.models.family import abstract_model
 from jaxllada.models.linear import dot, frozen_dot
 from jaxllada.models.lora import (
     adapted,
@@ -26,7 +27,7 @@ from jaxllada.models.lora import (
     put_adapter,
     with_dropout,
 )
-from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
+from jaxllada.models.mask_predictor import MaskPredictor
 
 TINY = preset("tiny")
 SEQUENTIAL = dataclasses.replace(TINY, block_type="sequential", activation_type="swiglu")

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
-from jaxllada.models.mask_predictor import abstract_model
+from jaxllada.models.family import abstract_model
 from jaxllada.sharding import (
     check_divides,
     global_batch,

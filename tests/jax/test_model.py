@@ -12,8 +12,9 @@ from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.presets import preset
 from jaxllada.common.counting import count_parameters
 from jaxllada.common.errors import UserError
+from jaxllada.models.family import abstract_model
 from jaxllada.models.kernels import attend
-from jaxllada.models.mask_predictor import MaskPredictor, abstract_model
+from jaxllada.models.mask_predictor import MaskPredictor
 
 TINY = preset("tiny")
 TOKENS = np.random.default_rng(0).integers(0, TINY.vocab_size, (2, 12)).astype(np.int32)

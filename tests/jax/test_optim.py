@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.train import TrainConfig
-from jaxllada.models.mask_predictor import abstract_model
+from jaxllada.models.family import abstract_model
 from jaxllada.train.optim import (
     average,
     decay_mask,

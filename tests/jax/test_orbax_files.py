@@ -199,7 +199,7 @@ def test_a_checkpoint_of_one_device_restores_on_eight_and_back(model, flax_folde
         import jax, numpy as np
         from flax import nnx
         from jaxllada.common.config.presets import PRESETS
-        from jaxllada.models.mask_predictor import abstract_model
+        from jaxllada.models.family import abstract_model
         from jaxllada.orbax_source import find_weights
         from jaxllada.restore import restore_params
         from jaxllada.sharding import make_mesh, shardings

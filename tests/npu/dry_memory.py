@@ -81,8 +81,8 @@ def measure(case: dict) -> dict:
 def _adapted(config: TrainConfig, model: ModelConfig, compute: ComputeConfig):
     """A model without memory, frozen, with the adapters of a run."""
     from jaxllada.common.config.lora import lora_config
+    from npu_backend.models.family import abstract_model
     from npu_backend.models.lora import add_adapters
-    from npu_backend.models.mask_predictor import abstract_model
 
     lora = lora_config(config)
     assert lora is not None

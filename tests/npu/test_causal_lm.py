@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 from npu_backend.causal_engine import CausalEngine, engine_of
 from npu_backend.convert import load, save
 from npu_backend.models.causal_lm import CausalLM
-from npu_backend.models.mask_predictor import make_model
+from npu_backend.models.family import make_model
 from tests.qwen2 import reference, tokens
 
 

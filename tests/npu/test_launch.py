@@ -56,7 +56,7 @@ def option(words, name):
 def test_the_first_word_may_be_the_verb(words):
     found = planned(*words, "--nproc", 1, "--max_steps", 3)
     verb = found.index("sft")
-    assert found[verb - 2 : verb] == ["-m", "npu_backend"]
+    assert found[verb - 3 : verb] == ["-m", "--", "npu_backend"]
     assert found[verb + 1 :] == ["run.yaml", "--max_steps", "3"]
 
 
@@ -66,7 +66,7 @@ def test_one_machine_needs_no_address():
     assert option(words, "--nproc-per-node") == "8"
     assert option(words, "--log-dir") == "out/logs"
     verb = words.index("pretrain")
-    assert words[verb - 2 : verb] == ["-m", "npu_backend"]
+    assert words[verb - 3 : verb] == ["-m", "--", "npu_backend"]
     assert words[verb + 1 :] == ["run.yaml", "--learning_rate", "1e-4", "--output_dir=out"]
 
 

@@ -16,8 +16,9 @@ from jaxllada.common.config.presets import preset
 from jaxllada.common.counting import count_parameters
 from jaxllada.common.errors import UserError
 from npu_backend.convert import load
+from npu_backend.models.family import abstract_model
 from npu_backend.models.kernels import attend
-from npu_backend.models.mask_predictor import MaskPredictor, abstract_model
+from npu_backend.models.mask_predictor import MaskPredictor
 from tests.jax.golden import DENSE, VARIANT_CONFIGS, dense_values, write_variant
 from tests.npu.devices import DEVICE, IS_NPU, KERNELS, get, put
 

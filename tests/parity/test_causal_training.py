@@ -13,7 +13,7 @@ from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.qwen2 import twin_of
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.convert import save
-from jaxllada.models.causal_lm import make_model
+from jaxllada.models.family import make_model
 from npu_backend.__main__ import main as torch_main
 
 pytestmark = pytest.mark.slow

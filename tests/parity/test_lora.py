@@ -46,7 +46,6 @@ SHARED = {
 ON_SIMULATED_NPU = """
 import sys
 import tests.ascend_sim.ascend_sim
-from jaxllada.orbax_arrays import open_arrays
 from npu_backend.__main__ import main
 config, output = sys.argv[1:]
 assert main(["pretrain", config, "--output_dir", output, "--device", "npu"]) == 0
