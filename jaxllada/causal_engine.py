@@ -3,9 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
-
 from jaxllada.common.autoregressive import Stops
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
@@ -21,7 +18,7 @@ from jaxllada.common.engine import (
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import check_exact, score_one_by_one
-from jaxllada.engine import JaxEngine
+from jaxllada.engine import JaxEngine, row_keys
 from jaxllada.models.causal_lm import CausalLM
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sampling.autoregressive import generate, log_likelihood
@@ -50,10 +47,7 @@ class CausalEngine:
         """See `common.engine.Engine.generate`; what is not written yet is the end token."""
         check_prompts(prompts, config, self.config)
         begun = time.perf_counter()
-        key = jax.random.key(seed)
-        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(
-            first_row + jnp.arange(len(prompts))
-        )
+        keys = row_keys(seed, first_row, len(prompts))
         stops = Stops(should_stop, config, len(prompts))
         piece = None if should_stop is None else config.block_length
         piece = piece if on_update is None else 1

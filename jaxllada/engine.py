@@ -74,7 +74,7 @@ class JaxEngine:
             tokens,
             config,
             visible,
-            _row_keys(seed, first_row, len(prompts)),
+            row_keys(seed, first_row, len(prompts)),
             steps_per_piece=None if on_update is None else 1,
             should_stop=should_stop,
         ):
@@ -100,6 +100,7 @@ class JaxEngine:
         return score(self.model, questions, config, first=first)
 
 
-def _row_keys(seed: int, first: int, count: int) -> jax.Array:
+def row_keys(seed: int, first: int, count: int) -> jax.Array:
+    """Keys [count] of rows `first`, `first` + 1, ... of a request."""
     key = jax.random.key(seed)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(count))
