@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import MANIFEST, fault, step_folders
 from jaxllada.common.notices import warn
@@ -14,7 +15,8 @@ from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder
 from jaxllada.common.weights.adapted import adapter_folder, open_adapted
 from jaxllada.common.weights.header import DTYPES
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
-from jaxllada.common.weights.source import Source, holds_model_folders, open_folder
+from jaxllada.common.weights.opening import holds_model_folders, open_folder
+from jaxllada.common.weights.source import Source
 from jaxllada.orbax_arrays import StoredArray, open_arrays
 from jaxllada.orbax_files import ITEM
 
@@ -59,7 +61,7 @@ def find_weights(
         raise UserError(f"average=true: {path} is not the folder of a training run")
     if (path / MANIFEST).is_file() and (why := fault(path, hashes=False)):
         raise UserError(f"{path}: {why}")
-    return Weights(path, ITEM, ModelConfig.from_folder(path), "orbax")
+    return Weights(path, ITEM, read_config(path), "orbax")
 
 
 def _find_in_run(path: Path, step: int | None, average: bool | None) -> Weights:
@@ -76,7 +78,7 @@ def _find_in_run(path: Path, step: int | None, average: bool | None) -> Weights:
             continue
         if average and not has_average:
             raise UserError(f"{folder}: holds no average of the weights (ema_decay was 0)")
-        return Weights(folder, item, ModelConfig.from_folder(path), "run")
+        return Weights(folder, item, read_config(path), "run")
     raise UserError(f"{path}: holds no sound checkpoint")
 
 

@@ -17,10 +17,11 @@ from jaxllada.common.weights.hub import local_folder
 from jaxllada.common.weights.index import write_json
 from jaxllada.common.weights.layouts import StoredTensor, find_layout, own_layout
 from jaxllada.common.weights.names import Entry
+from jaxllada.common.weights.opening import open_folder
 from jaxllada.common.weights.pieces import cast
 from jaxllada.common.weights.shards import Tensor as StoredOut
 from jaxllada.common.weights.shards import plan_shards, write_shards
-from jaxllada.common.weights.source import Source, open_folder
+from jaxllada.common.weights.source import Source
 from npu_backend.arrays import numpy_view, torch_view
 from npu_backend.models.family import abstract_model
 from npu_backend.models.lora import LoraLinear

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.tokenizer import Tokenizer
 
@@ -64,7 +65,7 @@ def make_tutorial(folder: Path, save: Callable[[ModelConfig, Path], object]) -> 
 
     for name in ("llada-8b", "llada-100M"):
         make_model(folder / name, max_sequence_length=1024)
-    save(ModelConfig.from_folder(folder / "llada-8b"), folder / "llada-8b")
+    save(read_config(folder / "llada-8b"), folder / "llada-8b")
     tokenizer = Tokenizer.from_folder(folder / "llada-8b")
     splits = {"train": [], "test": []}
     for i, row in enumerate(alpaca_rows(72)):

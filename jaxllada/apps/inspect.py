@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS, preset
 from jaxllada.common.errors import UserError, nearest
 
@@ -137,7 +138,7 @@ def _model(config: Config) -> ModelConfig:
     if is_adapter(Path(config.model)):
         return find_model(config.model, weights=False).config
     if Path(config.model).exists():
-        return ModelConfig.from_folder(config.model)
+        return read_config(config.model)
     if config.model.lower() in PRESETS:
         return preset(config.model.lower())
     raise UserError(

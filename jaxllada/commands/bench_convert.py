@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS, preset
 from jaxllada.common.durable import sync
 from jaxllada.common.errors import UserError
@@ -135,7 +136,7 @@ def work(direction: str, source: str, target: str) -> None:
 
 def _cut(name: str, size: int) -> ModelConfig:
     """The shape of that name with so many layers that its bfloat16 weights come closest."""
-    model = preset(name) if name in PRESETS else ModelConfig.from_folder(name)
+    model = preset(name) if name in PRESETS else read_config(name)
 
     def nbytes(layers: int) -> int:
         cut = dataclasses.replace(model, n_layers=layers)

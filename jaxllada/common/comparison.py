@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllada.common.config.load import load_file
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.counting import count_parameters
 from jaxllada.common.manifest import write_atomically
@@ -58,7 +58,7 @@ def _run(
         "side": side,
         "repeats": times,
         "steps": last["step"],
-        "parameters": count_parameters(ModelConfig.from_folder(folder)).total,
+        "parameters": count_parameters(read_config(folder)).total,
         "tokens": round(tokens),
         "distinct_tokens": round(tokens * planned / trained[-1]["step"] / times),
         "train": trained[-1]["loss"] * scale,

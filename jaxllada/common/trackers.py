@@ -12,12 +12,31 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jaxllada.common.errors import UserError
-from jaxllada.common.tracking import Tracker
 
 PROJECT = "jaxllada"
+
+
+class Tracker(Protocol):
+    """What every backend does. Any exception it raises costs only the backend itself."""
+
+    def start(self, config: Mapping[str, Any], run_id: str) -> None:
+        """Opens the run, or continues the one of the same `run_id`, and stores `config`."""
+        ...
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Stores numbers of one step."""
+        ...
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Stores a text, such as a sample."""
+        ...
+
+    def finish(self, status: str) -> None:
+        """Closes the run; `status` is `finished`, `failed` or `interrupted`."""
+        ...
 
 
 def make_tracker(name: str, folder: Path, run_name: str, resume_step: int | None) -> Tracker:

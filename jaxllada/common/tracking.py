@@ -13,34 +13,15 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jaxllada.common.errors import UserError, nearest
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import warn
+from jaxllada.common.trackers import Tracker, make_tracker
 
 NAMES = ("tensorboard", "wandb", "swanlab", "mlflow")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-class Tracker(Protocol):
-    """What every backend does. Any exception it raises costs only the backend itself."""
-
-    def start(self, config: Mapping[str, Any], run_id: str) -> None:
-        """Opens the run, or continues the one of the same `run_id`, and stores `config`."""
-        ...
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Stores numbers of one step."""
-        ...
-
-    def text(self, name: str, text: str, step: int) -> None:
-        """Stores a text, such as a sample."""
-        ...
-
-    def finish(self, status: str) -> None:
-        """Closes the run; `status` is `finished`, `failed` or `interrupted`."""
-        ...
 
 
 class MetricWriter:
@@ -136,8 +117,6 @@ class Tracking:
             self._trackers = dict(trackers)
             return
         for name in names:
-            from jaxllada.common.trackers import make_tracker
-
             self._trackers[name] = make_tracker(
                 name, self._folder, run_name or self._folder.name, resume_step
             )

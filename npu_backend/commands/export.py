@@ -19,7 +19,7 @@ def run(config: Config) -> None:
 
     from jaxllada.common.partial import check_free_name
     from jaxllada.common.weights.hub import local_folder
-    from jaxllada.common.weights.source import open_folder
+    from jaxllada.common.weights.opening import open_folder
 
     check_free_name(Path(config.target), overwrite=config.overwrite)
     path = local_folder(config.source)

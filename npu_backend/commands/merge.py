@@ -57,6 +57,6 @@ def run(config: Config) -> int:
 
 
 def _open_source(path: Path, adapter: str | None) -> "Source":
-    from jaxllada.common.weights.source import open_folder
+    from jaxllada.common.weights.opening import open_folder
 
     return open_folder(path, adapter=adapter)

@@ -116,7 +116,7 @@ def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
     from jaxllada.common.notices import notice
     from jaxllada.common.plan.line import memory_line
     from jaxllada.common.run.adapting import settle_adapters
-    from jaxllada.common.weights.source import open_folder
+    from jaxllada.common.weights.opening import open_folder
     from npu_backend.commands.plan import predictor
     from npu_backend.sharding import initialize_distributed, largest, make_mesh
     from npu_backend.train.checkpoint import Checkpoints

@@ -48,6 +48,6 @@ def run(config: Config) -> int:
 
 
 def _open_source(model: Model) -> "Source":
-    from jaxllada.common.weights.source import open_folder
+    from jaxllada.common.weights.opening import open_folder
 
     return open_folder(model.path, model.step, adapter=model.adapter)

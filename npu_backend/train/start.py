@@ -16,7 +16,8 @@ from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.run.origin import Origin
-from jaxllada.common.weights.source import Source, open_folder
+from jaxllada.common.weights.opening import open_folder
+from jaxllada.common.weights.source import Source
 from npu_backend.convert import stored_tensor
 from npu_backend.models.family import abstract_model
 from npu_backend.models.initializers import initial_tensor

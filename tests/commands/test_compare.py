@@ -9,6 +9,7 @@ from jaxllada.__main__ import main
 from jaxllada.common.comparison import compared, table
 from jaxllada.common.config.load import load_file
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.sources import RowOptions, load_rows
 from jaxllada.common.tokenizer import Tokenizer
@@ -63,9 +64,9 @@ def test_every_run_is_a_run_of_pretrain_on_its_share_of_the_data(output, home):
     for side in SIDES:
         folder = output / f"{side}-3x"
         assert load_file(TrainConfig, folder / "config.yaml").repeat_data == 3
-        assert ModelConfig.from_folder(folder).is_causal == (side == "autoregressive")
+        assert read_config(folder).is_causal == (side == "autoregressive")
         assert (folder / "checkpoints" / "6").is_dir()
-    twin, other = (ModelConfig.from_folder(output / f"{side}-3x") for side in reversed(SIDES))
+    twin, other = (read_config(output / f"{side}-3x") for side in reversed(SIDES))
     for key in ("d_model", "n_layers", "n_heads", "kv_heads", "ffn_width", "rows", "eos_token_id"):
         assert getattr(twin, key) == getattr(other, key), key
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllada.__main__ import main
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.manifest import write_manifest
 from jaxllada.common.tokenizer import Tokenizer
@@ -296,9 +296,7 @@ def test_a_run_whose_checkpoints_are_model_folders_is_converted_too(hf, tmp_path
     """As the torch backend writes them: the tokenizer lies beside, not in the checkpoint."""
     run = tmp_path / "run"
     for step in (3, 4):
-        folder = write_model(
-            run / "checkpoints" / str(step), ModelConfig.from_folder(hf), seed=step
-        )
+        folder = write_model(run / "checkpoints" / str(step), read_config(hf), seed=step)
         write_manifest(folder, {"step": step})
     for name, path in side_files(hf).items():
         (run / name).write_bytes(path.read_bytes())
@@ -325,7 +323,7 @@ KILLED = """
     from jaxllada import orbax_files, orbax_source, stream
     from jaxllada.common.weights import export
     from jaxllada.common.errors import UserError
-    from jaxllada.common.weights.source import open_folder
+    from jaxllada.common.weights.opening import open_folder
 
     source, target, *arguments = sys.argv[1:]
     orbax_files._SMALL = 0

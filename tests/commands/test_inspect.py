@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxllada.commands import inspect
 from jaxllada.common.config.load import load_config
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
 from tests.jax.golden import write_variant
@@ -213,7 +213,7 @@ def test_a_fitted_config_is_saved_and_counts_the_same(tmp_path, capsys):
     assert f"wrote {folder / 'config.json'}" in capsys.readouterr().out
     _, found = report(capsys, str(folder))
     assert found["parameters"]["total"] == pytest.approx(20e6, rel=0.05)
-    assert ModelConfig.from_folder(folder).vocab_size == 8000
+    assert read_config(folder).vocab_size == 8000
 
 
 def test_the_table_says_the_same_as_the_json(capsys):

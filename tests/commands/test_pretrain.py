@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxllada.__main__ import main
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ def test_a_run_leaves_all_that_it_promised(run_folder, home):
     assert {"uniform_bound", "unigram_bound"} <= rows[0].keys()
     assert [row["step"] for row in rows if "eval_bound" in row] == [0, 3, 6]
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6]
-    assert ModelConfig.from_folder(run_folder) == ModelConfig.from_folder(home / "model")
+    assert read_config(run_folder) == read_config(home / "model")
 
 
 def test_evaluate_repeats_the_number_of_the_run(run_folder, capsys):
@@ -144,7 +144,7 @@ def test_a_mistake_costs_one_line_and_leaves_nothing(home, tmp_path, capsys, cha
 
 
 def test_a_tokenizer_of_another_model_is_refused(home, tmp_path, capsys):
-    other = dataclasses.replace(ModelConfig.from_folder(home / "model"), mask_token_id=5)
+    other = dataclasses.replace(read_config(home / "model"), mask_token_id=5)
     (tmp_path / "model").mkdir()
     other.save(tmp_path / "model")
     changes = {"model_name_or_path": tmp_path / "model"}

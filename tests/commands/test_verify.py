@@ -19,10 +19,10 @@ from jaxllada.__main__ import main
 from jaxllada.apps import verify as app
 from jaxllada.commands import verify
 from jaxllada.common.config.load import load_config
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.compare import _aligned, compare_weights
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dense"
 NORM = "model.transformer.ln_f.weight"
@@ -201,7 +201,7 @@ def test_logits_show_what_a_changed_weight_does(other):
     assert code == 1
     assert found["logits"]["dtype"] == "bfloat16"
     assert found["logits"]["max_difference"] > 0.01
-    ids, mask = app.fixed_prompts(ModelConfig.from_folder(GOLDEN))
+    ids, mask = app.fixed_prompts(read_config(GOLDEN))
     assert found["logits"]["positions"] == mask.sum() == 48 + 43 + 31 + 8
     assert 0.4 < (ids == 511)[mask == 1].mean() < 0.6
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
@@ -17,7 +18,7 @@ from jaxllada.common.weights.layouts import LLADA, LLAMA
 from jaxllada.common.weights.side_files import copy_side_files
 from tests.jax.golden import DENSE
 
-GOLDEN = ModelConfig.from_folder(DENSE)
+GOLDEN = read_config(DENSE)
 TINY = preset("tiny")
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS, preset
 from jaxllada.common.counting import count_parameters, fit, flops_per_token
 from jaxllada.common.errors import UserError
@@ -42,7 +43,7 @@ def test_a_changed_field_is_written_even_if_the_file_did_not_have_it():
 def test_a_preset_survives_a_round_trip_through_a_folder(tmp_path):
     for name, config in PRESETS.items():
         config.save(tmp_path)
-        assert ModelConfig.from_folder(tmp_path) == config, name
+        assert read_config(tmp_path) == config, name
         assert [f.name for f in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -89,7 +90,7 @@ def test_a_bad_file_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        ModelConfig.from_folder(tmp_path)
+        read_config(tmp_path)
 
 
 def test_the_nearest_preset_is_suggested():

@@ -9,9 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
 from jaxllada.common.weights.names import entry_shape, llada_table
+from jaxllada.common.weights.opening import open_folder
 from jaxllada.common.weights.peft import (
     Adapter,
     MergedSource,
@@ -19,7 +21,6 @@ from jaxllada.common.weights.peft import (
     target_paths,
     write_adapter,
 )
-from jaxllada.common.weights.source import open_folder
 from tests.jax.golden import VARIANT_CONFIGS, write_variant
 from tests.model_folders import write_model
 
@@ -228,6 +229,6 @@ def test_an_adapter_of_a_model_without_head_is_understood(folder):
 
 def test_a_layout_that_cannot_express_the_model_is_refused(tmp_path):
     write_variant("qknorm", tmp_path / "model")
-    config = ModelConfig.from_folder(tmp_path / "model")
+    config = read_config(tmp_path / "model")
     with pytest.raises(UserError, match="layout=llama cannot express attention_layer_norm=True"):
         write_adapter(tmp_path / "x", some_adapter(config), config, layout="llama")

@@ -12,7 +12,7 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_manifest
 from jaxllada.common.weights.layouts import LAYOUTS
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 from tests.jax.golden import DENSE, write_variant
 from tests.model_folders import (
     DTYPES,

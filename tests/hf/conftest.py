@@ -5,7 +5,7 @@ import torch
 
 from jaxllada.common.weights.export import to_hugging_face
 from jaxllada.common.weights.layouts import find_layout
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 from tests.jax.golden import DENSE
 
 torch.set_num_threads(1)  # tiny models; threads would wait for each other

@@ -9,13 +9,13 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file
 
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.weights.layouts import LAYOUTS
 from jaxllada.common.weights.peft import Adapter, read_adapter, target_paths, write_adapter
 from jaxllada.convert import load
 from tests.jax.golden import DENSE, dense_values
 
-CONFIG = ModelConfig.from_folder(DENSE)
+CONFIG = read_config(DENSE)
 IDS = torch.as_tensor(dense_values()["fwd_ids"][:1, :12])
 LEAVES = {
     "llada": ["q_proj", "v_proj", "ff_proj"],

@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.weights.folder import complete_folder
 from jaxllada.common.weights.layouts import LLADA
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 from tests.jax.golden import VARIANT_CONFIGS, dense_values, write_variant
 
 GOLDEN = dense_values()
@@ -45,7 +45,7 @@ def variant(tmp_path):
         golden = write_variant(name, tmp_path / name)
         file = tmp_path / name / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-        complete_folder(tmp_path / name, config=ModelConfig.from_folder(tmp_path / name))
+        complete_folder(tmp_path / name, config=read_config(tmp_path / name))
         return tmp_path / name, golden
 
     return make
@@ -99,7 +99,7 @@ def test_what_transformers_saves_is_the_same_model(name, variant, tmp_path):
     assert np.array_equal(logits(after, golden["ids"]), logits(before, golden["ids"]))
     # jaxllada reads it too: names, shapes and every field.
     source = open_folder(tmp_path / "again")
-    assert source.config == ModelConfig.from_folder(folder)
+    assert source.config == read_config(folder)
     assert source.layout is LLADA
     for entry in source.entries:
         np.testing.assert_array_equal(source.read(entry), open_folder(folder).read(entry))
@@ -244,7 +244,7 @@ def test_growing_the_vocabulary_keeps_the_old_rows(exported, tmp_path):
     np.testing.assert_allclose(logits(model, GOLDEN["fwd_ids"])[..., :512], before, atol=1e-6)
     model.save_pretrained(tmp_path / "grown")
     assert read(tmp_path / "grown").get_output_embeddings().weight.shape == (520, 64)
-    assert ModelConfig.from_folder(tmp_path / "grown").rows == 520
+    assert read_config(tmp_path / "grown").rows == 520
 
 
 def test_loading_needs_no_network_and_no_package_of_ours(exported):

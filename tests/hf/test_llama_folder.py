@@ -6,10 +6,10 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.weights.export import to_hugging_face
 from jaxllada.common.weights.layouts import LLAMA
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 from tests.jax.golden import dense_values, write_variant
 
 if int(transformers.__version__.split(".")[0]) < 5:
@@ -51,7 +51,7 @@ def test_what_transformers_saves_is_the_same_model(exported, tmp_path):
     assert np.array_equal(logits(after, ids), logits(before, ids))
     source = open_folder(tmp_path / "again")
     assert source.kind == "llama"
-    assert source.config.mask_token_id == ModelConfig.from_folder(exported("llada")).mask_token_id
+    assert source.config.mask_token_id == read_config(exported("llada")).mask_token_id
 
 
 def test_both_layouts_hold_the_same_bits(exported):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights.export import to_hugging_face
 from jaxllada.common.weights.layouts import find_layout
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 from tests.jax.golden import DENSE
 
 MAJOR = int(transformers.__version__.split(".")[0])

@@ -20,8 +20,8 @@ from orbax.checkpoint import v1 as ocp
 from jaxllada import orbax_files
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
+from jaxllada.common.weights.opening import open_folder
 from jaxllada.common.weights.pieces import pieces, rows_per_piece
-from jaxllada.common.weights.source import open_folder
 from jaxllada.convert import save
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.orbax_arrays import DecodedArray, MappedArray, open_arrays

@@ -8,7 +8,7 @@ import torch
 from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import fault
-from jaxllada.common.weights.source import open_folder
+from jaxllada.common.weights.opening import open_folder
 from npu_backend.convert import stored_tensor
 from npu_backend.models.names import placements
 from npu_backend.sharding import Mesh

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def test_a_run_leaves_what_a_run_in_jax_leaves(run_folder, home):
     assert [row["step"] for row in rows if "eval_bound" in row] == [0, 3, 6]
     assert list(losses(run_folder)) == [2, 4, 6]
     checkpoint = run_folder / "checkpoints" / "6"
-    assert ModelConfig.from_folder(checkpoint) == ModelConfig.from_folder(home / "model")
+    assert read_config(checkpoint) == read_config(home / "model")
     assert (checkpoint / "tokenizer.json").read_bytes() == (
         run_folder / "tokenizer.json"
     ).read_bytes()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from jaxllada.common.config.family import family_of, read_config_json
 from jaxllada.common.errors import UserError
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
@@ -187,40 +186,6 @@ class ModelConfig:
             _check_type(key, value, known[key].type)
         extra = {key: value for key, value in values.items() if key not in known}
         return cls(**given, extra=extra, _keys=tuple(values))
-
-    @classmethod
-    def from_folder(
-        cls, path: str | os.PathLike[str], *, mask_token_id: int | None = None
-    ) -> "ModelConfig":
-        """Reads `config.json` of either layout from a folder, or the file itself.
-
-        Where the file of a Llama-like model has no `mask_token_id`, its tokenizer files are asked;
-        the argument is for folders where nobody tells it.
-        """
-        # Imported here: they build on this class.
-        from jaxllada.common.config.llama import from_llama
-        from jaxllada.common.config.mask_id import find_mask_id
-        from jaxllada.common.config.qwen2 import from_qwen2
-
-        file = Path(path)
-        file = file / "config.json" if file.is_dir() else file
-        values = read_config_json(file)
-        try:
-            if family_of(values).layout == "qwen2":
-                if mask_token_id is not None:
-                    raise UserError(f"mask_token_id={mask_token_id}: qwen2 has no mask token")
-                return from_qwen2(values)
-            if family_of(values).layout == "llama":
-                config = from_llama(values)
-                found = find_mask_id(file.parent, config.mask_token_id, mask_token_id)
-                return dataclasses.replace(config, mask_token_id=found)
-            config = cls.from_dict(values)
-            if mask_token_id not in (None, config.mask_token_id):
-                found = find_mask_id(file.parent, config.mask_token_id, mask_token_id)
-                config = dataclasses.replace(config, mask_token_id=found)
-            return config
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the `config.json` mapping: every key that was read, plus what differs since."""

@@ -10,14 +10,11 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import fault, read_meta, step_folders, update_meta, write_manifest
 from jaxllada.common.notices import warn
-
-if TYPE_CHECKING:
-    from jaxllada.common.weights.peft import AdapterFiles
 
 CHECKPOINTS = "checkpoints"
 Meta = dict[str, Any]
@@ -50,10 +47,11 @@ class Checkpoints(abc.ABC):
 
     `keep` newest are kept (0: all), and with `keep_best` also the one with the lowest `metric`.
     Every process of a run calls the same methods; process 0 alone writes manifests and deletes.
-    `adapter` is set where a run trains one: its checkpoints are then adapter folders as well.
+    `adapter` holds the `AdapterFiles` of a run that trains an adapter: its checkpoints are then
+    adapter folders as well.
     """
 
-    adapter: "AdapterFiles | None" = None
+    adapter: Any = None
 
     def __init__(self, folder: str | Path, *, keep: int = 0, keep_best: bool = False):
         self.folder = Path(folder).absolute()

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError, nearest
 from jaxllada.common.notices import notice
@@ -36,18 +37,18 @@ def find_model(name: str, *, weights: bool = True) -> Origin:
     base = os.environ.get("BASE_MODELS_DIR")
     for path in [Path(name), *([Path(base) / name] if base else [])]:
         if path.is_file() and path.name.endswith(".json"):
-            return Origin(ModelConfig.from_folder(path), path.parent)
+            return Origin(read_config(path), path.parent)
         if is_adapter(path):
             return Origin(find_model(base_name(path), weights=weights).config, path, True)
         if (path / "config.json").is_file():
-            return Origin(ModelConfig.from_folder(path), path, _has_weights(path))
+            return Origin(read_config(path), path, _has_weights(path))
     if name.lower() in PRESETS:
         return Origin(PRESETS[name.lower()], None)
     if Path(name).is_dir():
         raise UserError(f"model_name_or_path={name}: the folder has no config.json")
     if is_hub_id(name):
         path = local_folder(name, weights=weights)
-        return Origin(ModelConfig.from_folder(path), path, _has_weights(path))
+        return Origin(read_config(path), path, _has_weights(path))
     raise UserError(
         f"model_name_or_path={name}: neither a folder with config.json nor one of the presets "
         f"{', '.join(PRESETS)}{nearest(name, PRESETS)}"

@@ -14,8 +14,9 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import step_folders
 from jaxllada.common.run.checkpoints import CHECKPOINTS, sound_checkpoint
+from jaxllada.common.weights.adapter import MergedSource
 from jaxllada.common.weights.hub import local_folder
-from jaxllada.common.weights.peft import CONFIG, MergedSource, read_adapter
+from jaxllada.common.weights.peft import CONFIG, read_adapter
 from jaxllada.common.weights.source import Source
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxllada.common.config.family import read_config_json
 from jaxllada.common.config.llama import to_llama
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import fault, step_folders
 from jaxllada.common.notices import warn
@@ -58,7 +59,7 @@ def inspect_weights(path: Path, step: int | None = None) -> Report | None:
     if not (folder / "config.json").is_file() or not any(any(folder.glob(n)) for n in names):
         return None
     layout = layout_of(read_config_json(folder / "config.json"))
-    config = ModelConfig.from_folder(folder)
+    config = read_config(folder)
     files = WeightFolder(folder)
     differences = compare(config, layout, files)
     kinds = _kinds(config, layout)
@@ -107,7 +108,7 @@ def inspect_arrays(
     if not is_run and (why := fault(folder, hashes=False)):
         raise UserError(f"{folder}: {why}")
     item = next(name for name in items if (folder / name / "_METADATA").is_file())
-    config = ModelConfig.from_folder(path)
+    config = read_config(path)
     arrays = open_arrays(folder / item)
     shapes = expected_shapes(config)
     misshaped = [

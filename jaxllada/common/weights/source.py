@@ -12,10 +12,9 @@ import numpy as np
 
 from jaxllada.common.config.family import read_config_json
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.opening import read_config
 from jaxllada.common.errors import UserError
-from jaxllada.common.manifest import step_folders
 from jaxllada.common.notices import notice
-from jaxllada.common.run.checkpoints import CHECKPOINTS, is_run_folder, sound_checkpoint
 from jaxllada.common.weights.index import WeightFolder
 from jaxllada.common.weights.layouts import Layout, layout_of
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
@@ -112,7 +111,7 @@ class FolderSource:
         self.path = Path(path)
         self.layout = layout_of(read_config_json(self.path / "config.json"))
         self.kind = self.layout.name
-        self.config = ModelConfig.from_folder(self.path, mask_token_id=mask_token_id)
+        self.config = read_config(self.path, mask_token_id=mask_token_id)
         self.files = WeightFolder(self.path)
         differences = compare(self.config, self.layout, self.files)
         if differences.message:
@@ -172,50 +171,6 @@ class FolderSource:
                 raise UserError(
                     f"{self.path}: {names[1]} differs from the embedding, but the head is tied"
                 )
-
-
-def open_folder(
-    path: str | os.PathLike[str],
-    step: int | None = None,
-    *,
-    mask_token_id: int | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-) -> Source:
-    """Opens a model folder of either layout, or a run whose checkpoints are such folders.
-
-    Reads headers only. `step` chooses the checkpoint of a run, by default the newest sound one.
-    `adapter` is the folder or id of an adapter to add; adapters, and runs that train them, are
-    opened with the base they name.
-
-    Raises:
-        UserError: as `FolderSource`; the checkpoints of a run are orbax files.
-    """
-    from jaxllada.common.weights.adapted import open_adapted  # builds on this file
-
-    return open_adapted(
-        Path(path), step, adapter, lambda path, step: _open_plain(path, step, mask_token_id)
-    )
-
-
-def _open_plain(path: Path, step: int | None, mask_token_id: int | None) -> FolderSource:
-    if not is_run_folder(path):
-        if step is not None:
-            raise UserError(f"step={step}: {path} is not the folder of a training run")
-        return FolderSource(path, mask_token_id=mask_token_id)
-    if not holds_model_folders(path):
-        raise UserError(
-            f"{path}: its checkpoints are orbax files; "
-            "`jaxllada convert flax-to-hf` makes a model folder of one"
-        )
-    source = FolderSource(sound_checkpoint(path, step), mask_token_id=mask_token_id)
-    source.kind = "run"
-    return source
-
-
-def holds_model_folders(run_folder: Path) -> bool:
-    """Whether the checkpoints of a run are model folders, as the torch backend writes them."""
-    folders = step_folders(run_folder / CHECKPOINTS).values()
-    return any((folder / "config.json").is_file() for folder in folders)
 
 
 def _common(a: np.dtype, b: np.dtype) -> np.dtype:
