@@ -12,7 +12,8 @@ import numpy as np
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.likelihood import Round, every_round, mask_round
 from jaxllada.common.scores import FIRST_LOOK, OpenOption, Race, standard_error
-from jaxllada.common.views import Reader, View
+from jaxllada.common.view_reader import Reader
+from jaxllada.common.views import View
 
 
 class Table:

@@ -25,7 +25,8 @@ from jaxllada.common.scores import (
     standard_error,
 )
 from jaxllada.common.surest import decode, reveal
-from jaxllada.common.views import Reader, Text
+from jaxllada.common.view_reader import Reader
+from jaxllada.common.views import Text
 
 MOST_VIEWS = 8192
 """Masked copies that are drawn up at one time, unless one question needs more."""

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxllada.common.scores import OpenOption
-from jaxllada.common.views import Reader, View
+from jaxllada.common.view_reader import Reader
+from jaxllada.common.views import View
 
 
 def reveal(options: Sequence[OpenOption], reader: Reader, is_guided: bool) -> None:

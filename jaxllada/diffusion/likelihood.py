@@ -20,7 +20,9 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import Round, checked_tokens
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import mean_over_rounds, score_questions
-from jaxllada.common.views import Batch, Reader, Shapes
+from jaxllada.common.shared_prompts import SharedBatch
+from jaxllada.common.view_reader import Reader
+from jaxllada.common.views import Batch, Shapes
 from jaxllada.diffusion.token_nats import TokenNats, token_nats
 
 SHAPES = Shapes(length=64, answer=16, is_padded=True)
@@ -96,36 +98,32 @@ def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = Fals
             "this model is autoregressive and its likelihood exact: use CausalEngine.log_likelihood"
         )
 
-    def read(batch: Batch) -> TokenNats:
-        arrays = (jnp.asarray(x) for x in batch)
+    def read(batch: Batch | SharedBatch) -> TokenNats:
         return read_batch(
             model,
-            Batch(*arrays),
+            jax.tree.map(jnp.asarray, batch),
             jnp.float32(config.cfg_scale),
             is_guided=config.cfg_scale > 0,
-            reuses_prompt=reuses_prompt,
             block_length=config.block_length,
         )
 
-    return Reader(read, model.config, SHAPES, config.rows)
+    return Reader(read, model.config, SHAPES, config.rows, reuses_prompt)
 
 
-@functools.partial(jax.jit, static_argnames=("is_guided", "reuses_prompt", "block_length"))
+@functools.partial(jax.jit, static_argnames=("is_guided", "block_length"))
 def read_batch(
     model: Any,
-    batch: Batch,
+    batch: Batch | SharedBatch,
     cfg_scale: Float[Array, ""],
     *,
     is_guided: bool,
-    reuses_prompt: bool,
     block_length: int | None,
 ) -> TokenNats:
     """Returns nats [R, S] of the hidden tokens of every view."""
-    place = jnp.arange(batch.canvas.shape[1])
-    # Positions count from a row's first token: padding on the left does not shift them.
-    positions = jnp.maximum(place - batch.first[:, None], 0)
-    visible = (place >= batch.first[:, None]) & (place < batch.last[:, None])
-    states = (_reread if reuses_prompt else _read)(model, batch, positions, visible, block_length)
+    if isinstance(batch, SharedBatch):
+        states = _reread(model, batch, block_length)
+    else:
+        states = _read(model, batch, block_length)
     given = states[batch.given]
     if is_guided:
         # Logits are linear in these activations: guiding here is guiding the logits (Eq. 16).
@@ -141,10 +139,9 @@ def read_batch(
     return TokenNats(*(values.reshape(batch.targets.shape) for values in found))
 
 
-def _read(
-    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int | None
-) -> Float[Array, "U S D"]:
+def _read(model: Any, batch: Batch, block_length: int | None) -> Float[Array, "U S D"]:
     """The answers' rows, by the whole model on whole canvases."""
+    positions, visible = _places(batch, batch.canvas.shape[1])
     window = (batch.start, batch.targets.shape[1])
     options = {}
     if block_length:
@@ -154,36 +151,47 @@ def _read(
     return model.hidden(batch.canvas, visible, turn=turn, window=window, **options)
 
 
-def _reread(
-    model: Any, batch: Batch, positions: Array, visible: Array, block_length: int | None
-) -> Float[Array, "U S D"]:
+def _reread(model: Any, batch: SharedBatch, block_length: int | None) -> Float[Array, "copies S D"]:
     """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
 
     Exact under block-causal attention, where prompts never see answers.
     """
-    length, size = batch.canvas.shape[1], batch.targets.shape[1]
-    place = jnp.arange(length) - batch.start
-    seen = visible[:, None, None, :]
+    length, size, span = batch.hidden.shape[1], batch.targets.shape[1], batch.copies.shape[1]
+    positions, visible = _places(batch, length)
+    seen = visible[:, None, None]
     if block_length:
-        seen = seen & _no_later_block(place, block_length)
-    seen = jnp.broadcast_to(seen, (len(visible), 1, length, length))
-    rows = batch.grounds
-    is_answer = (place >= 0) & (place < batch.sizes[rows][:, None])
-    hidden = jnp.where(is_answer, model.config.mask_id, batch.canvas[rows])
+        seen = seen & _no_later_block(jnp.arange(length) - batch.start, block_length)
     _, kept = model.reread(
-        hidden, model.memory(len(rows), length), model.region(0, length), seen[rows],
-        turn=model.rotation(positions[rows]),
+        batch.hidden, model.memory(*batch.hidden.shape), model.region(0, length), seen,
+        turn=model.rotation(positions),
     )  # fmt: skip
-    own = jax.tree.map(lambda x: jnp.take(x, batch.ground, axis=1), kept)
 
-    def part(x: Array, axis: int) -> Array:
-        return jax.lax.dynamic_slice_in_dim(x, batch.start, size, axis)
+    def own(x: Array) -> Array:
+        room = [(0, 0)] * (x.ndim - 2) + [(0, span), (0, 0)]
+        return jnp.pad(jnp.take(x, batch.ground, axis=-4), room)
 
+    copy, place = jnp.divmod(jnp.arange(span), size)
+    is_own = copy[:, None] == copy
+    if block_length:
+        is_own &= _no_later_block(place, block_length)[0, 0]
+    is_token = place < (batch.last[batch.ground] - batch.start)[:, None]
+    is_prompt = visible[batch.ground] & (jnp.arange(length) < batch.start)
+    is_prompt = jnp.broadcast_to(is_prompt[:, None], (len(is_prompt), span, length))
     states, _ = model.reread(
-        part(batch.canvas, 1), own, model.region(batch.start, size), part(seen, 2),
-        turn=model.rotation(part(positions, 1)),
+        batch.copies, jax.tree.map(own, kept), model.region(length, span),
+        jnp.concatenate([is_prompt, is_own & is_token[:, None]], axis=-1)[:, None],
+        turn=model.rotation(place + (batch.start - batch.first[batch.ground])[:, None]),
     )  # fmt: skip
-    return states
+    return states.reshape(-1, size, states.shape[-1])
+
+
+def _places(
+    batch: Batch | SharedBatch, length: int
+) -> tuple[Int[Array, "rows L"], Bool[Array, "rows L"]]:
+    """Positions, counted from a row's first token (padding shifts nothing), and what is one."""
+    place = jnp.arange(length)
+    positions = jnp.maximum(place - batch.first[:, None], 0)
+    return positions, (place >= batch.first[:, None]) & (place < batch.last[:, None])
 
 
 def _no_later_block(place: Int[Array, " L"], block_length: int) -> Bool[Array, "1 1 L L"]:

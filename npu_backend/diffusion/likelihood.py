@@ -6,22 +6,27 @@ Shape letters: U canvases, R views of them, L length, S longest answer, D model 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import Round, checked_tokens
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.scoring import mean_over_rounds, score_questions
-from jaxllada.common.views import Batch, Reader, Shapes
+from jaxllada.common.shared_prompts import SharedBatch
+from jaxllada.common.view_reader import Reader
+from jaxllada.common.views import Batch, Shapes
 from npu_backend.calls import draw_seed, inference, on_host
 from npu_backend.diffusion.token_nats import TokenNats, token_nats
 from npu_backend.models.kept import Kept
+
+B = TypeVar("B", Batch, SharedBatch)
 
 SHAPES = Shapes()
 """Nothing is compiled: arrays are as long as they need to be."""
@@ -98,42 +103,38 @@ def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = Fals
             "this model is autoregressive and its likelihood exact: use CausalEngine.log_likelihood"
         )
 
-    def read(batch: Batch) -> Iterable[Any]:
+    def read(batch: Batch | SharedBatch) -> Iterable[Any]:
         return _Found(
             read_batch(
                 model,
                 batch,
                 config.cfg_scale,
                 is_guided=config.cfg_scale > 0,
-                reuses_prompt=reuses_prompt,
                 block_length=config.block_length,
             )
         )
 
-    return Reader(read, model.config, SHAPES, config.rows)
+    return Reader(read, model.config, SHAPES, config.rows, reuses_prompt)
 
 
 def read_batch(
     model: Any,
-    batch: Batch,
+    batch: Batch | SharedBatch,
     cfg_scale: float,
     *,
     is_guided: bool,
-    reuses_prompt: bool,
     block_length: int | None,
 ) -> TokenNats:
     """Returns nats [R, S] of the hidden tokens of every view."""
-    counted, length = int(batch.asked.sum()), batch.canvas.shape[1]
-    is_full = bool((batch.first == 0).all() and (batch.last == length).all())
-    batch = Batch(*(x if isinstance(x, int) else _on(model, x) for x in batch))
-    place = torch.arange(length, device=model.device)
-    # Positions count from a row's first token: padding on the left does not shift them.
-    positions = (place - batch.first[:, None]).clamp(min=0)
-    visible = (place >= batch.first[:, None]) & (place < batch.last[:, None])
-    if reuses_prompt:
-        states = _reread(model, batch, positions, visible, block_length)
+    counted = int(batch.asked.sum())
+    if isinstance(batch, SharedBatch):
+        batch = _placed(model, batch)
+        states = _reread(model, batch, block_length)
     else:
-        states = _read(model, batch, positions, None if is_full else visible, block_length)
+        length = batch.canvas.shape[1]
+        is_full = bool((batch.first == 0).all() and (batch.last == length).all())
+        batch = _placed(model, batch)
+        states = _read(model, batch, block_length, is_full)
     given = states.index_select(0, batch.given)
     if is_guided:
         # Logits are linear in these activations: guiding here is guiding the logits (Eq. 16).
@@ -151,45 +152,66 @@ def read_batch(
 
 
 def _read(
-    model: Any, batch: Batch, positions: Tensor, visible: Tensor | None, block_length: int | None
+    model: Any, batch: Batch, block_length: int | None, is_full: bool
 ) -> Float[Tensor, "U S D"]:
     """The answers' rows, by the whole model on whole canvases."""
+    positions, visible = _places(batch, batch.canvas.shape[1])
     window = (batch.start, batch.targets.shape[1])
     options = {}
     if block_length:
         place = torch.arange(positions.shape[1], device=model.device) - batch.start
         options["attention_bias"] = _no_later_block(place, block_length)
     turn = model.rotation(positions)
+    visible = None if is_full else visible
     return model.hidden(batch.canvas, visible, turn=turn, window=window, **options)
 
 
 def _reread(
-    model: Any, batch: Batch, positions: Tensor, visible: Tensor, block_length: int | None
-) -> Float[Tensor, "U S D"]:
+    model: Any, batch: SharedBatch, block_length: int | None
+) -> Float[Tensor, "copies S D"]:
     """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
 
     Exact under block-causal attention, where prompts never see answers.
     """
-    length, size = batch.canvas.shape[1], batch.targets.shape[1]
-    place = torch.arange(length, device=model.device) - batch.start
-    seen = visible[:, None, None, :]
+    length, size, span = batch.hidden.shape[1], batch.targets.shape[1], batch.copies.shape[1]
+    positions, visible = _places(batch, length)
+    column = torch.arange(length, device=model.device)
+    seen = visible[:, None, None]
     if block_length:
-        seen = seen & _no_later_block(place, block_length)
-    seen = seen.expand(len(visible), 1, length, length)
-    rows = batch.grounds
-    is_answer = (place >= 0) & (place < batch.sizes.index_select(0, rows)[:, None])
-    hidden = torch.where(is_answer, model.config.mask_id, batch.canvas.index_select(0, rows))
-    kept = model.memory(len(rows), length)
+        seen = seen & _no_later_block(column - batch.start, block_length)
+    kept = model.memory(*batch.hidden.shape)
     model.reread(
-        hidden, kept, model.region(0, length), seen.index_select(0, rows),
-        turn=model.rotation(positions.index_select(0, rows)),
+        batch.hidden, kept, model.region(0, length), seen,
+        turn=model.rotation(positions), window=(0, 1),
     )  # fmt: skip
-    own = [Kept(*(x.index_select(0, batch.ground) for x in one)) for one in kept]
-    begin = batch.start
-    return model.reread(
-        batch.canvas.narrow(1, begin, size), own, model.region(begin, size),
-        seen.narrow(2, begin, size), turn=model.rotation(positions.narrow(1, begin, size)),
+
+    def own(x: Tensor) -> Tensor:
+        return functional.pad(x.index_select(0, batch.ground), (0, 0, 0, 0, 0, span))
+
+    columns = torch.arange(span, device=model.device)
+    copy, place = torch.div(columns, size, rounding_mode="floor"), columns % size
+    is_own = copy[:, None] == copy
+    if block_length:
+        is_own = is_own & _no_later_block(place, block_length)[0, 0]
+    first, last = (x.index_select(0, batch.ground) for x in (batch.first, batch.last))
+    is_token = place < (last - batch.start)[:, None]
+    is_prompt = visible.index_select(0, batch.ground) & (column < batch.start)
+    is_prompt = is_prompt[:, None].expand(-1, span, -1)
+    states = model.reread(
+        batch.copies, [Kept(own(x.k), own(x.v)) for x in kept], model.region(length, span),
+        torch.cat([is_prompt, is_own & is_token[:, None]], dim=-1)[:, None],
+        turn=model.rotation(place + (batch.start - first)[:, None]),
     )  # fmt: skip
+    return states.reshape(-1, size, states.shape[-1])
+
+
+def _places(
+    batch: Batch | SharedBatch, length: int
+) -> tuple[Int[Tensor, "rows L"], Bool[Tensor, "rows L"]]:
+    """Positions, counted from a row's first token (padding shifts nothing), and what is one."""
+    place = torch.arange(length, device=batch.first.device)
+    positions = (place - batch.first[:, None]).clamp(min=0)
+    return positions, (place >= batch.first[:, None]) & (place < batch.last[:, None])
 
 
 def _no_later_block(place: Int[Tensor, " L"], block_length: int) -> Bool[Tensor, "1 1 L L"]:
@@ -206,6 +228,10 @@ class _Found:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (values.cpu().numpy() for values in self._found)
+
+
+def _placed(model: Any, batch: B) -> B:
+    return type(batch)._make(x if isinstance(x, int) else _on(model, x) for x in batch)
 
 
 def _on(model: Any, array: np.ndarray) -> Tensor:

@@ -4,7 +4,8 @@ import numpy as np
 
 from jaxllada.common.scores import Question
 from jaxllada.common.scoring import score_questions
-from jaxllada.common.views import Reader, Shapes
+from jaxllada.common.view_reader import Reader
+from jaxllada.common.views import Shapes
 from tests.plain_loop import TABLE_CONFIG, tables
 
 
