@@ -17,188 +17,48 @@ With --strategies the line it reads names one of those that its first line liste
 """
 
 import json
-import tempfile
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from jaxllada.apps import bench
 from jaxllada.common.errors import UserError
 from jaxllada.common.sizes import parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(bench.BenchConfig):
     task: Literal["train", "sample", "growth", "convert"] = field(
         default="sample", metadata={"positional": True}
     )
     """What to measure: one optimiser step, one whole generation, how its time grows with length and
     batch, or conversions both ways."""
-    model_name_or_path: str = ""
-    """Preset, config.json or model folder; presets get random weights. llada-100m by default, for
-    converting llada-8b."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations; for sampling also of the weights."""
-    batch_size: int = 0
-    """Rows; 0: 2 for training, 1 for sampling."""
-    length: int = 512
-    """Training: tokens of a row."""
-    remat: Literal["none", "full", "dots", "attention"] = "none"
-    """Training: what the backward pass recomputes."""
-    prompt_length: int = 64
-    """Sampling: tokens of the prompt."""
-    gen_length: int = 128
-    """Sampling: tokens of the answer."""
-    steps: int = 128
-    """Sampling: model calls."""
-    block_length: int = 32
-    """Sampling: length of a block."""
-    strategies: tuple[str, ...] = ()
-    """Sampling: ways to compare, separated by spaces: exact, a cache, a selection, or both joined
-    by +; all: the published ones. Growth: exact and dual by default."""
-    lengths: tuple[int, ...] = (128, 256, 512, 1024)
-    """Growth: tokens of the answer."""
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Growth: rows."""
-    steps_per_block: int = 8
-    """Growth: model calls per block."""
-    output: str = ""
-    """Growth: picture to write (.png, .svg, .pdf)."""
     size: str = ""
-    """Converting: bytes of weights, such as 4GB; the model gets so many layers. 4GB by default."""
+    """Converting: bytes of weights, such as 4GB; the model (llada-8b by default) gets so many
+    layers. 4GB by default."""
     folder: str = ""
     """Converting: folder on the disk to measure; that of temporary files by default."""
-    rounds: int = 5
-    """Timed calls of each contestant, after one that is not timed."""
-    seed: int = 0
-    """Draws weights, prompts and noise."""
-    sharpness: float = 8.0
-    """Sampling: factor on a preset's random head, so that predictions differ as trained ones do."""
-    beside: tuple[str, ...] = ()
-    """Commands of other implementations to take turns with, each in quotes; several only with
-    strategies."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
 
     def __post_init__(self) -> None:
-        for key in (
-            "length", "prompt_length", "gen_length", "steps", "block_length", "rounds",
-            "steps_per_block",
-        ):  # fmt: skip
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: expected 1 or more")
-        if self.batch_size < 0:
-            raise UserError(f"batch_size={self.batch_size}: expected 1 or more, or 0 to choose")
+        super().__post_init__()
         for key in ("size", "folder"):
             if getattr(self, key) and self.task != "convert":
                 raise UserError(f"{key}={getattr(self, key)}: is only for bench convert")
         if self.beside and self.task == "convert":
             raise UserError(f"beside={self.beside[0]}: convert takes turns with cp")
-        if self.beside and self.task == "growth":
-            raise UserError(f"beside={self.beside[0]}: growth measures our code alone")
-        if len(self.beside) > 1 and not self.strategies:
-            raise UserError(f"beside names {len(self.beside)} programs: that needs strategies")
-        if self.strategies and self.task not in ("sample", "growth"):
-            raise UserError(f"strategies={self.strategies[0]}: is only for bench sample and growth")
-        if self.output and self.task != "growth":
-            raise UserError(f"output={self.output}: is only for bench growth")
-        if self.output and not Path(self.output).absolute().parent.is_dir():
-            raise UserError(f"output={self.output}: its folder does not exist")
-        for key in ("lengths", "batches"):
-            if not getattr(self, key) or min(getattr(self, key)) < 1:
-                raise UserError(f"{key}: expected whole numbers of 1 or more")
         if self.size:
             parse_bytes(self.size, "size")
 
 
 def run(config: Config) -> int:
     """Prints what was measured."""
-    usual = "llada-8b" if config.task == "convert" else "llada-100m"
-    config = replace(config, model_name_or_path=config.model_name_or_path or usual)
     if config.task == "convert":
         from jaxllada.commands.bench_convert import bench_convert
 
-        report = bench_convert(replace(config, size=config.size or "4GB"))
-    elif config.task == "growth":
-        from jaxllada.commands.bench_growth import bench_growth, growth_table
-
-        report = bench_growth(config)
-        print(json.dumps(report) if config.json else growth_table(report))
+        name = config.model_name_or_path or "llada-8b"
+        config = replace(config, model_name_or_path=name, size=config.size or "4GB")
+        report = bench_convert(config)
+        print(json.dumps(report) if config.json else bench.report_table(report))
         return 0
-    elif config.strategies:
-        from jaxllada.commands.bench_strategies import bench_strategies, strategies_table
+    from jaxllada.commands.bench_cases import Bench
 
-        report = bench_strategies(config)
-        print(json.dumps(report) if config.json else strategies_table(report))
-        return 0
-    else:
-        report = _bench_model(config)
-    print(json.dumps(report) if config.json else _table(report))
-    return 0
-
-
-def _bench_model(config: Config) -> dict[str, Any]:
-    import jax
-
-    from jaxllada.commands.bench_cases import build_sample, build_train, gemm_flops
-    from jaxllada.common.timing import (
-        Worker,
-        forget_peak_memory,
-        peak_memory,
-        speed_ratio,
-        take_turns,
-    )
-
-    case = (build_train if config.task == "train" else build_sample)(config)
-    contestants: dict[str, Any] = {"jaxllada": case.call}
-    with tempfile.TemporaryDirectory() as folder:
-        worker = None
-        if config.beside:
-            case.save(folder)
-            task = asdict(config) | case.task | {"folder": folder}
-            worker = contestants["beside"] = Worker(config.beside[0], task)
-        forget_peak_memory()
-        # One round that is not timed reaches every contestant's steady state.
-        times = take_turns(contestants, rounds=config.rounds)
-        if worker is not None:
-            worker.close()
-    ours, resident = times["jaxllada"], peak_memory()
-    peak = gemm_flops(config.dtype)
-    report = {
-        "task": config.task,
-        "model": config.model_name_or_path,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "dtype": config.dtype,
-        **case.facts,
-        "compile_seconds": round(case.compile_seconds, 2),
-        "seconds_median": ours.median,
-        "seconds_best": ours.best,
-        "tokens_per_second": case.tokens / ours.median,
-        "model_tflops_per_second": case.flops / ours.median / 1e12,
-        "gemm_tflops_per_second": peak / 1e12,
-        "fraction_of_gemm": case.flops / ours.median / peak,
-        "peak_resident_bytes": resident,
-    }
-    if worker is not None:
-        other = times["beside"]
-        report |= {
-            "beside": config.beside[0],
-            "beside_seconds_median": other.median,
-            "beside_seconds_best": other.best,
-            "times_faster": speed_ratio(ours, other),
-            "beside_peak_resident_bytes": other.result.get("peak_bytes"),
-            **case.compare(ours.result, other.result),
-        }
-    return report
-
-
-def _table(report: dict[str, Any]) -> str:
-    width = max(len(key) for key in report)
-    return "\n".join(f"{key:<{width}}  {_shown(key, value)}" for key, value in report.items())
-
-
-def _shown(key: str, value: Any) -> str:
-    if key.endswith("_bytes") and value is not None:
-        return f"{value / 2**30:.2f} GiB"
-    if key.startswith("fraction"):
-        return f"{value:.1%}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return bench.run(config, Bench())

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from jaxllada.__main__ import main
-from jaxllada.commands.bench_strategies import strategy_config
+from jaxllada.apps.bench_strategies import strategy_config
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 
@@ -82,7 +82,7 @@ def test_ratios_are_to_the_same_strategy_and_to_the_exact_decode_of_others(repor
 def test_the_table_has_a_line_per_row(capsys):
     assert main(["bench", "sample", *TINY, *SAMPLE, "--strategies", "exact"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("model tiny, dtype float32, batch_size 1, prompt_length 8")
+    assert lines[0].startswith("model tiny, device 1 x cpu, dtype float32, batch_size 1")
     assert lines[-1].startswith("| exact")
     assert len({len(line) for line in lines[2:]}) == 1
 

@@ -6,37 +6,36 @@ caches should stay well below.
 """
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxllada.commands.bench_cases import random_model, random_prompt
-from jaxllada.commands.bench_strategies import EXACT, strategy_config
-from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.apps.bench_backend import Backend, Sampler
+from jaxllada.apps.bench_cases import random_prompt, sampling_call
+from jaxllada.apps.bench_strategies import EXACT, strategy_config
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.sampling.generate import sample_trace
 
 STRATEGIES = (EXACT, "dual")
 
 
-def bench_growth(config: Any) -> dict[str, Any]:
+def bench_growth(config: Any, backend: Backend) -> dict[str, Any]:
     """Measures every strategy at every length with the first batch size, and reversed."""
     names = tuple(dict.fromkeys(config.strategies)) or STRATEGIES
-    longest = replace(config, gen_length=max(config.lengths))
-    compute = ComputeConfig(dtype=config.dtype, param_dtype=config.dtype)
-    model = random_model(longest, compute, sharpness=config.sharpness)
+    largest = replace(config, gen_length=max(config.lengths), batch_size=max(config.batches))
     points = [(length, config.batches[0]) for length in config.lengths]
     points += [(config.lengths[0], batch) for batch in config.batches[1:]]
     plans = [(name, *point) for name in names for point in points]
     for name, length, _ in plans:
         strategy_config(name, _settings(config, length))  # a wrong word is told before the work
-    entries = [_measure(config, model, *plan) for plan in plans]
+    sampler = backend.sampler(largest)
+    entries = [_measure(config, sampler, *plan) for plan in plans]
     report = {
         "task": "growth",
         "model": config.model_name_or_path,
+        "program": backend.program,
+        "device": backend.device,
         "dtype": config.dtype,
         "prompt_length": config.prompt_length,
         "block_length": config.block_length,
@@ -56,22 +55,19 @@ def _settings(config: Any, length: int) -> SamplingConfig:
     )
 
 
-def _measure(config: Any, model: Any, name: str, length: int, batch: int) -> dict[str, Any]:
+def _measure(config: Any, sampler: Sampler, name: str, length: int, batch: int) -> dict[str, Any]:
     settings = strategy_config(name, _settings(config, length))
-    prompt = random_prompt(replace(config, batch_size=batch), model)
-    seconds = []
-    for round_number in range(config.rounds + 1):
-        begun = time.perf_counter()
-        trace = sample_trace(model, prompt, settings)
-        if round_number:  # the first call compiles
-            seconds.append(time.perf_counter() - begun)
-    median = float(np.median(seconds))
+    prompt = random_prompt(replace(config, batch_size=batch), sampler)
+    call = sampling_call(sampler, prompt, settings)
+    # The first call compiles.
+    results = [call() for _ in range(config.rounds + 1)][1:]
+    median = float(np.median([result["seconds"] for result in results]))
     return {
         "strategy": name,
         "gen_length": length,
         "batch_size": batch,
         "seconds_median": median,
-        "nfe": trace.num_steps,
+        "nfe": results[-1]["nfe"],
         "tokens_per_second": batch * length / median,
     }
 

@@ -6,21 +6,18 @@ from `exact` is what the strategy names.
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from jaxllada.commands.bench_cases import random_model, random_prompt
+from jaxllada.apps.bench_backend import Backend
+from jaxllada.apps.bench_cases import exact_settings, random_prompt, sampling_call
 from jaxllada.common.config.cache import CACHES
-from jaxllada.common.config.compute import ComputeConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.timing import Times, Worker, speed_ratio, take_turns
-from jaxllada.convert import save
-from jaxllada.sampling.generate import sample_trace
 
 EXACT = "exact"
 PUBLISHED = (
@@ -40,6 +37,8 @@ class Row:
     nfe: int | None
     answer: np.ndarray | None
     """Tokens [B, N], if the program tells them."""
+    peak: int | None
+    """Bytes: ours of the first call, compiling included; of other programs what they tell."""
 
     def equal_to(self, other: "Row") -> float | None:
         """Share of equal tokens."""
@@ -62,27 +61,34 @@ def strategy_config(strategy: str, exact: SamplingConfig) -> SamplingConfig:
         raise UserError(f"strategies={strategy}: {error}") from None
 
 
-def bench_strategies(config: Any) -> dict[str, Any]:
+def chosen(strategies: Sequence[str], exact: SamplingConfig) -> dict[str, SamplingConfig]:
+    """The settings of every strategy asked for, those of the exact decode first."""
+    names = PUBLISHED if tuple(strategies) == ("all",) else tuple(strategies)
+    return {name: strategy_config(name, exact) for name in dict.fromkeys((EXACT, *names))}
+
+
+def bench_strategies(config: Any, backend: Backend) -> dict[str, Any]:
     """Measures every strategy; the report's `rows` have one entry per strategy and program."""
-    names = PUBLISHED if tuple(config.strategies) == ("all",) else tuple(config.strategies)
-    exact = SamplingConfig(
-        steps=config.steps, gen_length=config.gen_length, block_length=config.block_length
-    )
-    settings = {name: strategy_config(name, exact) for name in dict.fromkeys((EXACT, *names))}
-    compute = ComputeConfig(dtype=config.dtype, param_dtype=config.dtype)
-    model = random_model(config, compute, sharpness=config.sharpness)
-    prompt = random_prompt(config, model)
+    settings = chosen(config.strategies, exact_settings(config))
+    sampler = backend.sampler(config)
+    prompt = random_prompt(config, sampler)
     contestants: dict[str, Callable[[], Any]] = {}
-    for name, chosen in settings.items():
-        contestants[f"jaxllada\t{name}"] = _ours(model, prompt, chosen)
-        contestants[f"jaxllada\t{name}"]()  # compiles
+    peaks: dict[str, int] = {}
+    for name, ways in settings.items():
+        call = contestants[f"{backend.program}\t{name}"] = sampling_call(sampler, prompt, ways)
+        backend.forget_peaks()
+        call()  # compiles
+        found = backend.peaks()
+        peaks[name] = found.get("peak_device_bytes", found["peak_resident_bytes"])
     with tempfile.TemporaryDirectory() as folder:
         if config.beside:
-            save(model, folder)
+            sampler.save(folder)
         task = asdict(config) | {"prompt": prompt.tolist(), "batch_size": len(prompt)}
         workers = [Worker(command, task | {"folder": folder}) for command in config.beside]
         for number, worker in enumerate(workers, 1):
             program = str(worker.hello.get("name", f"beside {number}"))
+            if any(key.startswith(f"{program}\t") for key in contestants):
+                program = f"{program} ({number})"
             for name in worker.hello.get("strategies", [EXACT]):
                 if name in settings:
                     contestants[f"{program}\t{name}"] = _theirs(worker, name)
@@ -90,27 +96,19 @@ def bench_strategies(config: Any) -> dict[str, Any]:
         for worker in workers:
             worker.close()
     rows = [_row(key, times[key], config.prompt_length) for key in times]
+    rows = [replace(r, peak=peaks[r.strategy]) if r.program == backend.program else r for r in rows]
     return {
         "task": "sample",
         "model": config.model_name_or_path,
+        "program": backend.program,
+        "device": backend.device,
         "dtype": config.dtype,
         "batch_size": len(prompt),
         **{key: getattr(config, key) for key in ("prompt_length", "gen_length", "steps")},
         "block_length": config.block_length,
         "rounds": config.rounds,
-        "rows": _entries(rows),
+        "rows": _entries(rows, backend.program, len(prompt) * config.gen_length),
     }
-
-
-def _ours(model: Any, prompt: np.ndarray, settings: SamplingConfig) -> Callable[[], Any]:
-    def call() -> dict[str, Any]:
-        begun = time.perf_counter()
-        trace = sample_trace(model, prompt, settings)
-        seconds = time.perf_counter() - begun
-        tokens = np.concatenate([trace.prompt, trace.tokens], axis=1)
-        return {"seconds": seconds, "tokens": tokens.tolist(), "nfe": trace.num_steps}
-
-    return call
 
 
 def _theirs(worker: Worker, strategy: str) -> Callable[[], Any]:
@@ -121,15 +119,16 @@ def _row(key: str, times: Times, prompt_length: int) -> Row:
     program, strategy = key.split("\t")
     result: Mapping[str, Any] = times.result
     answer = np.array(result["tokens"])[:, prompt_length:] if "tokens" in result else None
-    return Row(strategy, program, times, result.get("nfe"), answer)
+    return Row(strategy, program, times, result.get("nfe"), answer, result.get("peak_bytes"))
 
 
-def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _entries(rows: Sequence[Row], program: str, tokens: int) -> list[dict[str, Any]]:
     """Adds how many times faster and how equal: to our exact decode, and ours to others'.
 
-    Of another program both its exact decode and the same strategy are told.
+    Of another program both its exact decode and the same strategy are told. `tokens` are those of
+    all answers.
     """
-    ours = {row.strategy: row for row in rows if row.program == "jaxllada"}
+    exact = next(row for row in rows if row.program == program and row.strategy == EXACT)
     entries = []
     for row in rows:
         entry = {
@@ -137,14 +136,17 @@ def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "program": row.program,
             "seconds_median": row.times.median,
             "seconds_best": row.times.best,
+            "tokens_per_second": tokens / row.times.median,
             "nfe": row.nfe,
-            "times_exact": speed_ratio(row.times, ours[EXACT].times),
-            "equal_to_exact": row.equal_to(ours[EXACT]),
+            "seconds_per_call": row.times.median / row.nfe if row.nfe else None,
+            "peak_bytes": row.peak,
+            "times_exact": speed_ratio(row.times, exact.times),
+            "equal_to_exact": row.equal_to(exact),
         }
-        for other in rows if row.program == "jaxllada" else ():
-            if other.program != "jaxllada" and other.strategy == EXACT:
+        for other in rows if row.program == program else ():
+            if other.program != program and other.strategy == EXACT:
                 entry[f"times_{other.program}"] = speed_ratio(row.times, other.times)
-            if other.program != "jaxllada" and other.strategy == row.strategy:
+            if other.program != program and other.strategy == row.strategy:
                 entry[f"times_same_{other.program}"] = speed_ratio(row.times, other.times)
                 entry[f"equal_to_same_{other.program}"] = row.equal_to(other)
         entries.append(entry)
@@ -154,17 +156,17 @@ def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def strategies_table(report: Mapping[str, Any]) -> str:
     """The report as a Markdown table below one line of settings."""
     rows = report["rows"]
-    tokens = report["gen_length"] * report["batch_size"]
     extra = list(dict.fromkeys(k for r in rows for k in r if k.startswith(("times_", "equal_"))))
-    heads = ["strategy", "program", "seconds", "tokens/s", "calls", *map(_head, extra)]
+    heads = ["strategy", "program", "seconds", "tokens/s", "calls", "peak", *map(_head, extra)]
     lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
     for row in rows:
         cells = [
             row["strategy"],
             row["program"],
             f"{row['seconds_median']:.2f}",
-            f"{tokens / row['seconds_median']:.0f}",
+            f"{row['tokens_per_second']:.0f}",
             "" if row["nfe"] is None else str(row["nfe"]),
+            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f} GiB",
         ]
         lines.append(cells + [_cell(key, row.get(key)) for key in extra])
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
@@ -174,8 +176,8 @@ def strategies_table(report: Mapping[str, Any]) -> str:
     ]
     about = ", ".join(
         f"{key} {report[key]}"
-        for key in ("model", "dtype", "batch_size", "prompt_length", "gen_length", "steps",
-                    "block_length", "rounds")
+        for key in ("model", "device", "dtype", "batch_size", "prompt_length", "gen_length",
+                    "steps", "block_length", "rounds")
     )  # fmt: skip
     return "\n".join([about, "", *text])
 
