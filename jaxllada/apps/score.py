@@ -162,6 +162,11 @@ def summary(
         size = sum(map(abs, errors)) / len(errors)
         fate = "taken off" if config.reuse == "corrected" else "left in"
         lines.append(f"{'error of reuse':<18} {size:.4f} nats on average, {fate}")
+    if config.reuse != "none":
+        reused = sum(q.options[0].reuse_error is not None for q in found)
+        others = "" if reused == len(found) else "; the others were read whole, which is exact and"
+        others += " hardly more work" if others else ""
+        lines.append(f"{'prompts reused':<18} {reused} of {len(found)} questions{others}")
     masks = sum(score.n for score in scores) / len(scores)
     canvases = sum(score.nfe for score in scores)
     lines.append(f"{'cost':<18} {masks:.1f} masks an option, {canvases} canvases, {seconds:.1f} s")

@@ -5,6 +5,7 @@ number of model calls (arXiv:2505.19223); common random numbers then remove most
 from differences between options. Sets that are drawn again are not read again.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,11 @@ from jaxllada.common.scores import FIRST_LOOK, OpenOption, Race, standard_error
 from jaxllada.common.view_reader import Reader
 from jaxllada.common.views import View
 
+LEAST_GAIN = 1.5
+"""How many times less work reuse of prompts has to be; its values are approximations."""
+
+Asked = Sequence[tuple[OpenOption, Round]]
+
 
 class Table:
     """Nats of hidden sets, each of them read once."""
@@ -22,24 +28,30 @@ class Table:
     def __init__(self, reader: Reader, is_guided: bool):
         self._reader, self._is_guided = reader, is_guided
         self._known: dict[tuple[int, bytes], float] = {}
+        self._expected: Asked = ()
 
-    def values(self, asked: Sequence[tuple[OpenOption, Round]]) -> list[np.ndarray]:
+    def expect(self, asked: Asked) -> None:
+        """Names what will be asked for later, to be read along with what is asked for next."""
+        self._expected = asked
+
+    def values(self, asked: Asked) -> list[np.ndarray]:
         """Values of Eq. 6: for every round, those of its masks (float64)."""
         views: dict[tuple[int, bytes], View] = {}
         keys = []
-        for option, (is_masked, _) in asked:
+        for option, (is_masked, _) in (*asked, *self._expected):
             row = [(id(option), mask.tobytes()) for mask in is_masked]
             keys.append(row)
             for key, mask in zip(row, is_masked, strict=True):
                 if key not in self._known and key not in views:
                     views[key] = View(option.text, mask)
                     option.nfe += 2 if self._is_guided else 1
+        self._expected = ()
         readings = self._reader(list(views.values()), self._is_guided)
         for key, reading in zip(views, readings, strict=True):
             self._known[key] = float(np.sum(reading.nll, dtype=np.float64))
         return [
             -np.array([self._known[key] for key in row]) * option.length / counts
-            for row, (option, (_, counts)) in zip(keys, asked, strict=True)
+            for row, (option, (_, counts)) in zip(keys, asked, strict=False)
         ]
 
 
@@ -108,18 +120,45 @@ def write_out(options: Sequence[OpenOption], table: Table) -> None:
         option.n = 2**option.length - 1
 
 
-def measure_reuse(
-    options: Sequence[OpenOption],
-    reusing: Table,
-    plain: Table,
-    config: LikelihoodConfig,
-    seed: int,
-) -> None:
-    """Reads one more round both ways: its difference is the error, and may be taken off."""
-    asked = [
+def pays_to_reuse(options: Sequence[OpenOption], config: LikelihoodConfig) -> bool:
+    """Whether a question is clearly less work beside keys and values of its prompt.
+
+    Counts the tokens sent through the model. Reuse computes a prompt once for all answers of one
+    length, but measures its error by a round of whole canvases: short answers, which have few
+    different masks, and short prompts are better read whole.
+    """
+    rounds = FIRST_LOOK if config.stop_level else config.num_rounds
+    whole = reused = 0.0
+    for option in options:
+        every = _different(option.length, rounds * config.batch_size)
+        if config.method == "exact":
+            every = 2**option.length - 1
+        measured = _different(option.length, config.batch_size)
+        length = option.text.length
+        whole += every * length
+        reused += (every + measured) * (length - len(option.text.prompt)) + measured * length
+    grounds = {(option.length, option.text.length) for option in options}
+    return whole > LEAST_GAIN * (reused + sum(length for _, length in grounds))
+
+
+def _different(length: int, masks: int) -> float:
+    """How many different masks of an answer are expected among so many."""
+    sets = [math.comb(length, count) for count in range(1, length + 1)]
+    return sum(n * -math.expm1(masks / length * math.log1p(-1 / n)) if n > 1 else 1 for n in sets)
+
+
+def measured_round(
+    options: Sequence[OpenOption], config: LikelihoodConfig, seed: int
+) -> list[tuple[OpenOption, Round]]:
+    """The masks that the error of reuse is measured with; no estimate is drawn from them."""
+    return [
         (option, mask_round(option.length, config, config.num_rounds, seed, option.drawing))
         for option in options
     ]
+
+
+def measure_reuse(asked: Asked, reusing: Table, plain: Table, config: LikelihoodConfig) -> None:
+    """Reads a round both ways: its difference is the error, and may be taken off."""
     for (option, _), fast, slow in zip(
         asked, reusing.values(asked), plain.values(asked), strict=True
     ):

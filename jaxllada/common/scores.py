@@ -48,7 +48,8 @@ class Score:
     is_greedy: bool | None = None
     """Whether decoding one surest token at a time gives the answer; None if not asked."""
     reuse_error: float | None = None
-    """Nats that `reuse` adds to the value, measured on one round; None without it."""
+    """Nats that `reuse` adds to the value, measured on one round; None where nothing is reused,
+    as for questions that reading whole is hardly more work for."""
     reuse_stderr: float | None = None
     """Standard error of `reuse_error`."""
 

@@ -12,7 +12,14 @@ import numpy as np
 
 from jaxllada.common.config.likelihood import LONGEST_EXACT, LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
-from jaxllada.common.drawing import Table, draw, measure_reuse, write_out
+from jaxllada.common.drawing import (
+    Table,
+    draw,
+    measure_reuse,
+    measured_round,
+    pays_to_reuse,
+    write_out,
+)
 from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import Round, checked_tokens
 from jaxllada.common.scores import (
@@ -165,22 +172,29 @@ def _score_group(
     seed: int,
 ) -> list[list[Race]]:
     is_guided = config.cfg_scale > 0
-    everyone = [option for row in options for option in row]
     looks = config.num_rounds - FIRST_LOOK + 1
     races = []
     for question in questions:
         count = len(question.options)
         scales = [(1.0,) * count] + ([question.divisors] if question.divisors else [])
         races.append([Race(count, scale, config.stop_level, looks) for scale in scales])
-    table = Table(readers[config.reuse != "none"], is_guided)
+    everyone = [option for row in options for option in row]
+    plain, reusing = (Table(readers[reuse], is_guided) for reuse in (False, True))
+    reuses = [config.reuse != "none" and pays_to_reuse(row, config) for row in options]
+    for table in (plain, reusing):
+        chosen = [i for i, reuse in enumerate(reuses) if reuse == (table is reusing)]
+        mine = [options[i] for i in chosen]
+        both_ways = []
+        if table is reusing:
+            both_ways = measured_round([o for row in mine for o in row], config, seed)
+            table.expect(both_ways)
+        if config.method == "exact":
+            write_out([o for row in mine for o in row], table)
+        elif config.method == "monte_carlo":
+            draw(mine, [races[i] for i in chosen], table, config, seed)
+        measure_reuse(both_ways, reusing, plain, config)
     if config.method == "confidence":
         reveal(everyone, readers[False], is_guided)
-    elif config.method == "exact":
-        write_out(everyone, table)
-    else:
-        draw(options, races, table, config, seed)
-    if config.reuse != "none":
-        measure_reuse(everyone, table, Table(readers[False], is_guided), config, seed)
     if config.greedy_check:
         decode(everyone, readers[False], is_guided)
     return races

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxllada.common import drawing
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.likelihood import stratified_counts
@@ -216,6 +217,13 @@ def test_confidence_and_greedy_check_equal_their_slow_loops():
     assert found.options[-1].is_greedy
 
 
+@pytest.fixture
+def always_reuse(monkeypatch):
+    """Prompts are reused however little that saves."""
+    monkeypatch.setattr(drawing, "LEAST_GAIN", 0)
+
+
+@pytest.mark.usefixtures("always_reuse")
 def test_reuse_tells_its_error_and_the_corrected_value_is_unbiased():
     question = make_question(3, [5])
     other = Tables(seed=3)
@@ -241,6 +249,42 @@ def test_reuse_tells_its_error_and_the_corrected_value_is_unbiased():
     assert abs(drawn.mean() - exact) < 4 * drawn.std() / math.sqrt(200) < abs(biased - exact)
     spread = math.sqrt(np.mean([s.stderr**2 for s in fixed]))
     assert drawn.std() < 1.2 * spread
+
+
+@pytest.mark.parametrize("options", [{}, {"stop_level": 0.8}, {"method": "exact"}])
+def test_only_questions_that_it_saves_much_work_for_reuse_their_prompt(options):
+    """The other reader has other tables, so that values tell who read what."""
+    other = Tables(seed=4)
+    config = LikelihoodConfig(mc_num=48, batch_size=8, reuse="prompt", **options)
+    questions = [
+        make_question(0, [8, 9], prompt=100),
+        make_question(1, [8, 9], prompt=1),
+        make_question(2, [2, 3], prompt=40),
+    ]
+    mixed, plain, fast = (
+        score(model, questions, dataclasses.replace(config, reuse=reuse), reusing=other)
+        for model, reuse in ((MODEL, "prompt"), (MODEL, "none"), (other, "none"))
+    )
+    for number, expected in enumerate((fast, plain, plain)):
+        for a, b in zip(mixed[number].options, expected[number].options, strict=True):
+            assert a.value == pytest.approx(b.value, rel=1e-12)
+            assert (a.reuse_error is None) == (number > 0)
+            assert number == 0 or a == dataclasses.replace(b, seconds=a.seconds)
+
+
+@pytest.mark.usefixtures("always_reuse")
+@pytest.mark.parametrize("method", ["monte_carlo", "exact"])
+def test_reuse_without_error_changes_no_value(method):
+    config = LikelihoodConfig(mc_num=16, batch_size=8, method=method)
+    questions = [make_question(i, [3, 7, 5], prompt=i) for i in range(3)]
+    plain, reused = (
+        score(MODEL, questions, dataclasses.replace(config, reuse=reuse))
+        for reuse in ("none", "prompt")
+    )
+    for one, other in zip(plain, reused, strict=True):
+        for a, b in zip(one.options, other.options, strict=True):
+            assert (a.value, a.stderr, a.n) == (b.value, b.stderr, b.n)
+            assert b.reuse_error == 0
 
 
 def test_a_single_mask_of_many_tokens_has_no_standard_error():

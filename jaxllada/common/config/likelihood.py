@@ -44,7 +44,8 @@ class LikelihoodConfig:
     """Show an end-of-sequence token behind the answer, as iLLaDA's evaluation does."""
     reuse: Reuse = "none"
     """prompt: keys and values of the prompt come from one pass that hides the whole answer: fast,
-    approximate, error reported. corrected: the same, unbiased again by one exact round."""
+    approximate, error reported. corrected: the same, unbiased again by one exact round. Both read
+    questions whole that this would not save a third of the work for."""
     attention: Attention = "full"
     """Whether tokens see everything, or no later block, as a model trained so. Blocks count from
     the answer's first token."""
