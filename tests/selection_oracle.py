@@ -21,19 +21,22 @@ def one_row(logits_of, prompt, config, model, rule):
         start = len(prompt) + block * size
         places = range(start, start + size)
         planned = schedule(rule, size, steps)
+        credit = np.zeros((x.shape[1], model.rows))
         while any(x[0, i] == mask_id for i in places):
             logits = logits_of(x, np.ones(x.shape, np.int32))[0].astype(np.float64)
             logits[:, mask_id] = -np.inf if ranked_without_mask(rule) else logits[:, mask_id]
+            left = [i for i in places if x[0, i] == mask_id]
+            if rule.startswith("credit"):
+                give_credit(rule, credit, logits, left, mask_id)
             best, score = {}, {}
-            for i in places:
-                if x[0, i] == mask_id:
-                    choice = logits[i].copy()
-                    choice[mask_id] = -np.inf
-                    best[i] = int(np.argmax(choice))
-                    score[i] = sureness(rule, softmax(logits[i]), best[i])
+            for i in left:
+                choice = logits[i].copy()
+                choice[mask_id] = -np.inf
+                best[i] = int(np.argmax(choice))
+                score[i] = sureness(rule, softmax(logits[i]), best[i])
             ranked = sorted(score, key=lambda i: (-score[i], i))
             count = max(planned.pop(0), adaptive(rule, [score[i] for i in ranked]))
-            for i in ranked[:count]:
+            for i in {*ranked[:count], *of_runs(rule, places, score)}:
                 x[0, i] = best[i]
             yield x.copy()
 
@@ -56,6 +59,37 @@ def sureness(rule, p, token):
     if name in ("entropy", "entropy_bound") or (name == "dream" and "maskgit_plus" not in values):
         return float(sum(x * math.log(x) for x in p if x > 0))
     return float(p[token])
+
+
+def give_credit(rule, credit, logits, places, mask_id):
+    """One call of trace credit: the whole matrix shrinks, winners gain, logits are raised."""
+    numbers = {"alpha": 0.7, "beta": 0.8, "gamma": 0.2}
+    for name, text in name_and_values(rule)[1].items():
+        if name in numbers:
+            numbers[name] = float(text)
+    credit *= numbers["beta"]
+    for i in places:
+        choice = logits[i].copy()
+        choice[mask_id] = -np.inf
+        winner = int(np.argmax(choice))
+        credit[i, winner] += softmax(logits[i])[winner] ** numbers["gamma"]
+        logits[i] += numbers["alpha"] * np.log(credit[i] + 1)
+
+
+def of_runs(rule, places, score):
+    """What hierarchical decoding takes besides the best: `score` holds the places with a mask."""
+    name, values = name_and_values(rule)
+    if name != "hierarchy":
+        return []
+    threshold, low = map(float, values)
+    runs = [[]]
+    for i in places:
+        if i in score:
+            runs[-1].append(i)
+        elif runs[-1]:
+            runs.append([])
+    tops = [max(run, key=lambda i: score[i]) for run in runs if run]  # the first of equals
+    return [i for i in tops if score[i] > low] + [i for i in score if score[i] > threshold]
 
 
 def schedule(rule, masks, steps):
@@ -83,10 +117,10 @@ def adaptive(rule, q):
     name, values = name_and_values(rule)
     number = float(next(iter(values), None) or 0) if name in ADAPTIVE else 0.0
     m = len(q)
-    if name == "threshold" and values.get("relative") == "true":
+    if name in ("threshold", "credit") and values.get("relative") == "true":
         # dInfer: what reaches the threshold, or nearly the best where nothing does.
         return sum(x >= min(number, q[0] - 1e-5) for x in q)
-    if name == "threshold":
+    if name in ("threshold", "credit"):
         return 1 + sum(x >= number for x in q[1:])
     if name == "factor":
         limits = [-1.0] + [1 - number / (r + 1) for r in range(2, m + 1)]
@@ -103,7 +137,7 @@ def adaptive(rule, q):
     return 0
 
 
-ADAPTIVE = ("threshold", "factor", "entropy_bound")
+ADAPTIVE = ("threshold", "credit", "factor", "entropy_bound")
 
 RULES = [
     "fixed",
@@ -111,9 +145,13 @@ RULES = [
     "margin",
     "margin:dllm",
     "entropy",
-    "threshold:0.3",
+    "threshold:0.15",
     "threshold:0.5",
     "threshold:0.4,relative=true",
+    "credit:0.5,alpha=3.0",
+    "credit:0.3,relative=true,alpha=1.5,beta=0.5,gamma=0.6",
+    "hierarchy:0.3,0.1",
+    "hierarchy:0.16,0.08",
     "factor:1.0",
     "factor:1.4",
     "factor:1.4,rule=fast_dllm",

@@ -63,7 +63,8 @@ class SamplingKeys:
     """Ids of the prompt that guidance does not hide in its second pass."""
     selection: str | None = None
     """Which predictions of a call are kept: fixed (default), margin, entropy, threshold:0.9,
-    factor:1.0, entropy_bound:0.1, or dream:origin|maskgit_plus|topk_margin|entropy."""
+    credit:0.9, hierarchy:0.92,0.62, factor:1.0, entropy_bound:0.1, or
+    dream:origin|maskgit_plus|topk_margin|entropy."""
     cache: str | None = None
     """What is kept of earlier model calls: none (default), prefix, dual, vicinity, dllm, or
     block_causal."""

@@ -25,6 +25,8 @@ class Policy:
     """What puts the open positions in order."""
     extra: Extra
     """Rule by which an adaptive selection keeps more than the plan says; empty: it does not."""
+    has_credit: bool
+    """Whether what earlier calls of a block predicted counts: `sampling/credit.py`."""
     is_shuffled: bool
     """Whether the order is drawn by its rank."""
     has_top_p: bool
@@ -87,6 +89,7 @@ class Policy:
             is_guided=config.cfg_scale > 0,
             rank="random" if config.remasking == "random" else selection.rank,
             extra=selection.extra,
+            has_credit=bool(selection.credit),
             is_shuffled=selection.order_temperature > 0,
             has_top_p=candidate.has_top_p,
             has_top_k=candidate.has_top_k,

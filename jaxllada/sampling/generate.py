@@ -21,6 +21,7 @@ from jaxllada.common.policy import Policy
 from jaxllada.common.sizing import Sizes
 from jaxllada.common.trace import Trace
 from jaxllada.sampling.carry import carried
+from jaxllada.sampling.credit import no_credits
 from jaxllada.sampling.foresee import foresee
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.loop import State, advance, initial_state
@@ -145,6 +146,7 @@ class JaxDevice:
             block=jnp.int32(canvas.block),
             call=jnp.int32(0),
             memory=carried(placed.state.memory, own, tokens.shape[1]),
+            credits=no_credits(len(canvas.rows), policy),
         )
         return Placed(inputs, state, policy, canvas.rows)
 

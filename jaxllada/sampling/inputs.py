@@ -40,6 +40,10 @@ class Inputs(NamedTuple):
     cfg_scale: Float[Array, ""]
     bound: Float[Array, ""]
     """What an adaptive selection compares with."""
+    low_bound: Float[Array, ""]
+    """What the best of a run of masks is compared with."""
+    credit: tuple[Float[Array, ""], ...]
+    """alpha, beta and gamma of `sampling/credit.py`; empty: there is no credit."""
     order_temperature: Float[Array, ""]
     top_p: Float[Array, ""]
     top_k: Int[Array, ""]
@@ -78,6 +82,8 @@ class Inputs(NamedTuple):
             temperature=jnp.float32(config.temperature),
             cfg_scale=jnp.float32(config.cfg_scale),
             bound=jnp.float32(rule.bound),
+            low_bound=jnp.float32(rule.low_bound),
+            credit=tuple(map(jnp.float32, rule.credit)),
             order_temperature=jnp.float32(rule.order_temperature),
             top_p=jnp.float32(candidate.top_p or 1),
             top_k=jnp.int32(candidate.top_k or 1),

@@ -66,10 +66,7 @@ def read_logits(
     Noise, one key per position, takes part in the choice of the token and not in its confidence.
     """
     token = lax.broadcasted_iota(jnp.int32, logits.shape, 0)
-    if policy.never_eos:
-        logits = jnp.where(token == policy.eos_id, -jnp.inf, logits)
-    if inputs.suppressed.size:
-        logits = logits.at[inputs.suppressed].set(-jnp.inf)
+    logits = without_forbidden(logits, inputs, policy)
     excluded = policy.mask_id if policy.never_mask else None
     drawn = logits
     if policy.ranks_draws:
@@ -95,6 +92,18 @@ def read_logits(
         logits = logits.at[policy.mask_id].set(-jnp.inf)
     confidence, score = _sureness(logits, chosen, token, policy)
     return Reading(chosen, confidence, score)
+
+
+def without_forbidden(
+    logits: Float[Array, "V N"], inputs: Inputs, policy: Policy
+) -> Float[Array, "V N"]:
+    """Puts minus infinity where a token is never to be predicted, but for the mask."""
+    if policy.never_eos:
+        token = lax.broadcasted_iota(jnp.int32, logits.shape, 0)
+        logits = jnp.where(token == policy.eos_id, -jnp.inf, logits)
+    if inputs.suppressed.size:
+        logits = logits.at[inputs.suppressed].set(-jnp.inf)
+    return logits
 
 
 def _sureness(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
+from jaxllada.sampling.credit import Credits, no_credits
 from jaxllada.sampling.gumbel import slot_keys
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head
@@ -45,6 +46,8 @@ class State(NamedTuple):
     """Calls that the memory has seen."""
     memory: Any
     """What the reader keeps of earlier calls."""
+    credits: Credits | tuple[()]
+    """What the positions of the active block predicted in its calls, if that counts."""
 
     def is_finished(self, block_length: int) -> Bool[Array, ""]:
         """Whether no block is left to work on."""
@@ -89,12 +92,13 @@ def advance(
             origin = inputs.prompt_length + inputs.lead * policy.block_length
             keys = slot_keys(inputs.keys, moment, position - origin)
         call = Call(state.canvas, start, block_start, state.call, state.age)
-        prediction, memory = predict(
-            reader, body, head, call, state.memory, is_open, keys, inputs, policy
+        prediction, memory, credits = predict(
+            reader, body, head, call, state.memory, state.credits, is_open, keys, inputs, policy
         )
         count = _transfers(inputs, state.block, state.call, policy)
         last = _is_any(prediction.tokens, policy.end_ids)
-        chosen = most_confident(prediction.score, is_open, count, last, policy.extra, inputs.bound)
+        bounds = (inputs.bound, inputs.low_bound)
+        chosen = most_confident(prediction.score, is_open, count, last, policy.extra, *bounds)
         window = jnp.where(chosen, prediction.tokens, window)
         state = state._replace(
             canvas=put(state.canvas, window),
@@ -106,6 +110,7 @@ def advance(
             call=state.call + 1,
             age=state.age + 1,
             memory=memory,
+            credits=credits,
         )
         is_left = jnp.any(is_open & (window == policy.mask_id), axis=1)
         is_left &= _transfers(inputs, state.block, state.call, policy) > 0
@@ -166,6 +171,7 @@ def initial_state(model: Any, inputs: Inputs, canvas: Int[Array, "B L"], policy:
         call=zero,
         age=zero,
         memory=reader_of(policy).start(Body.of(model, inputs, policy), policy),
+        credits=no_credits(len(canvas), policy),
     )
     slots = jnp.arange(canvas.shape[1]) - inputs.prompt_length
     return state._replace(block=_first_block(state, slots, 0, policy))

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.sampling.credit import Credits, credited
 from jaxllada.sampling.end_think import end_think_pull
 from jaxllada.sampling.gumbel import ORDER, gumbel
 from jaxllada.sampling.inputs import Inputs
@@ -39,15 +40,16 @@ def predict(
     head: Head,
     call: Call,
     memory: Any,
+    credits: Credits | tuple[()],
     is_open: Bool[Array, "B S"],
     keys: Array | None,
     inputs: Inputs,
     policy: Policy,
-) -> tuple[Prediction, Any]:
+) -> tuple[Prediction, Any, Credits | tuple[()]]:
     """Calls the model once and reads the open positions of the window.
 
     `keys` [B, S] hold the randomness of this step, one key per position; None if nothing is drawn.
-    Returns the memory after the call, too.
+    Returns the memory and the credits after the call, too.
     """
     token = pull = jnp.zeros(len(is_open))
     if policy.end_think_ids:
@@ -57,7 +59,9 @@ def predict(
         call = call._replace(canvas=jnp.concatenate([call.canvas, without_prompt]))
     states, memory = reader.read(body, memory, call, policy)
 
-    def read(size: int, states: Array, is_open: Array, keys: Array | None) -> Prediction:
+    def read(
+        size: int, states: Array, is_open: Array, keys: Array | None, credits: Any
+    ) -> tuple[Prediction, Any]:
         index = jnp.argsort(~is_open, axis=1, stable=True)[:, :size]
         passes = 2 if policy.is_guided else 1
         rows = jnp.take_along_axis(states, jnp.tile(index, (passes, 1))[..., None], axis=1)
@@ -69,17 +73,21 @@ def predict(
             logits = logits.at[token, jnp.arange(len(token)) * size].add(pull)
         if keys is not None:
             keys = jnp.take_along_axis(keys, index, axis=1).reshape(-1)
+        if policy.has_credit:
+            own = (jnp.take_along_axis(x, index[..., None], axis=1) for x in credits)
+            own = Credits(*(x.reshape(-1, x.shape[-1]) for x in own))
+            logits, own = credited(logits, own, call.number, inputs, policy)
+            # What is not open keeps nothing: it will not be predicted again.
+            credits = Credits(*(_scatter(x, index, policy) for x in own))
         values = read_logits(logits, keys, inputs, policy)
-        return Prediction(
-            *(_scatter(value.reshape(index.shape), index, policy) for value in values)
-        )
+        return Prediction(*(_scatter(x, index, policy) for x in values)), credits
 
     sizes = row_buckets(policy.window, len(is_open))
     branches = [functools.partial(read, size) for size in sizes]
     most_open = jnp.max(jnp.sum(is_open, axis=1))
     smallest = jnp.sum(jnp.array(sizes) < most_open)
     noise_keys = keys if policy.is_noisy else None
-    prediction = lax.switch(smallest, branches, states, is_open, noise_keys)
+    prediction, credits = lax.switch(smallest, branches, states, is_open, noise_keys, credits)
     if policy.rank == "random":
         assert keys is not None
         draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, ORDER))))
@@ -90,7 +98,7 @@ def predict(
         draw = jax.vmap(jax.vmap(lambda key: gumbel(jax.random.fold_in(key, ORDER), 1)[0]))
         noisy = prediction.score / inputs.order_temperature + draw(keys)
         prediction = prediction._replace(score=noisy)
-    return prediction, memory
+    return prediction, memory, credits
 
 
 def row_buckets(window: int, batch: int) -> tuple[int, ...]:
@@ -107,5 +115,6 @@ def row_buckets(window: int, batch: int) -> tuple[int, ...]:
 
 def _scatter(values: Array, index: Int[Array, "B R"], policy: Policy) -> Array:
     row = jnp.arange(len(index))[:, None]
-    blank = jnp.zeros((len(index), policy.window), values.dtype)
+    values = values.reshape(*index.shape, *values.shape[1:])
+    blank = jnp.zeros((len(index), policy.window, *values.shape[2:]), values.dtype)
     return blank.at[row, index].set(values, unique_indices=True)

@@ -20,12 +20,13 @@ def most_confident(
     last: Bool[Array, "B S"] | None = None,
     extra: Extra = "",
     bound: Float[Array, ""] | float = 0.0,
+    low_bound: Float[Array, ""] | float = 0.0,
 ) -> Bool[Array, "B S"]:
     """Marks the `count` eligible positions of each row with the highest score.
 
     Positions in `last` come after all others. Fewer than `count` eligible positions: all of them.
-    `extra` is the adaptive rule by which more are marked, and `bound` its number; it never marks
-    positions in `last`.
+    `extra` is the adaptive rule by which more are marked, `bound` and `low_bound` are its numbers;
+    it never marks positions in `last`.
     """
     group = jnp.where(eligible, 0, 2)
     if last is not None:
@@ -34,10 +35,22 @@ def most_confident(
     # float32 keys: adding an offset for `last` would round small confidences to equal values.
     group, falling, order = lax.sort((group, -score, position), dimension=1, num_keys=3)
     _, rank = lax.sort((order, position), dimension=1, num_keys=1)
+    if extra == "hierarchy":
+        is_sure = (score > bound) | ((score > low_bound) & best_of_runs(rank, eligible))
+        is_first = eligible if last is None else eligible & ~last
+        return (eligible & (rank < count[:, None])) | (is_first & is_sure)
     if extra:
         best_first = jnp.where(group == 0, -falling, -jnp.inf)
         count = jnp.maximum(count, sure_count(best_first, extra, bound))
     return eligible & (rank < count[:, None])
+
+
+def best_of_runs(rank: Int[Array, "B S"], eligible: Bool[Array, "B S"]) -> Bool[Array, "B S"]:
+    """Marks the position of lowest rank in every run of eligible neighbours."""
+    gaps = jnp.cumsum(~eligible, axis=1)
+    is_mate = (gaps[:, :, None] == gaps[:, None, :]) & eligible[:, None, :]
+    is_beaten = is_mate & (rank[:, None, :] < rank[:, :, None])
+    return eligible & ~jnp.any(is_beaten, axis=2)
 
 
 def sure_count(

@@ -21,6 +21,7 @@ from jaxllada.common.policy import Policy
 from jaxllada.common.trace import Trace
 from npu_backend.calls import draw_seed, inference, on_host
 from npu_backend.sampling.carry import carried
+from npu_backend.sampling.credit import no_credits
 from npu_backend.sampling.foresee import foresee
 from npu_backend.sampling.gumbel import RowSeed
 from npu_backend.sampling.inputs import Inputs
@@ -148,6 +149,7 @@ class TorchDevice:
             confidence=torch.as_tensor(canvas.confidence, device=device),
             has_ended=torch.zeros(len(canvas.rows), dtype=torch.bool, device=device),
             memory=memory,
+            credits=no_credits(len(canvas.rows), policy, device),
             open_blocks=open_blocks(inputs, policy, canvas.block),
             call=0,
         )

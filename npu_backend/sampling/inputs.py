@@ -43,6 +43,10 @@ class Inputs:
     cfg_scale: float
     bound: float
     """What an adaptive selection compares with."""
+    low_bound: float
+    """What the best of a run of masks is compared with."""
+    credit: tuple[float, ...]
+    """alpha, beta and gamma of `sampling/credit.py`; empty: there is no credit."""
     order_temperature: float
     top_p: float
     top_k: int
@@ -86,6 +90,8 @@ class Inputs:
             temperature=float(config.temperature),
             cfg_scale=float(config.cfg_scale),
             bound=float(rule.bound),
+            low_bound=float(rule.low_bound),
+            credit=rule.credit,
             order_temperature=float(rule.order_temperature),
             top_p=float(candidate.top_p or 1),
             top_k=int(candidate.top_k or 1),

@@ -37,10 +37,7 @@ def read_logits(
     Noise takes part in the choice of the token and not in its confidence. `logits` are float32
     and are written over.
     """
-    if policy.never_eos:
-        logits[:, policy.eos_id] = -math.inf
-    for token in inputs.suppressed:
-        logits[:, token] = -math.inf
+    logits = without_forbidden(logits, inputs, policy)
     of_mask = logits[:, policy.mask_id].clone()
     if policy.never_mask:
         logits[:, policy.mask_id] = -math.inf
@@ -62,6 +59,20 @@ def read_logits(
     for dropped in (*policy.zeroed_ids, *inputs.unsure):
         logits[:, dropped] = -math.inf
     return Reading(chosen, *_sureness(logits, chosen, policy))
+
+
+def without_forbidden(
+    logits: Float[Tensor, "N V"], inputs: Inputs, policy: Policy
+) -> Float[Tensor, "N V"]:
+    """Puts minus infinity where a token is never to be predicted, but for the mask.
+
+    `logits` are written over.
+    """
+    if policy.never_eos:
+        logits[:, policy.eos_id] = -math.inf
+    for token in inputs.suppressed:
+        logits[:, token] = -math.inf
+    return logits
 
 
 def _sureness(

@@ -20,6 +20,7 @@ from torch import Tensor
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
 from npu_backend.calls import inference
+from npu_backend.sampling.credit import Credits, no_credits
 from npu_backend.sampling.gumbel import order_gumbel, order_noise, token_noise
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.predict import predict
@@ -40,6 +41,8 @@ class State:
     """Rows that stopped at an end token."""
     memory: Any
     """What the reader keeps of earlier calls."""
+    credits: Credits | None
+    """What the positions of the active block predicted in its calls, if that counts."""
     open_blocks: list[int]
     """Blocks with masks that are left to do; the first one is active, the same for all rows."""
     step: int = 0
@@ -94,13 +97,14 @@ def _advance(
         moment %= 2**32  # blocks before the end of a prompt count backwards
         noise, ranking = _noise(model, inputs, moment, start, policy)
         call = Call(state.canvas, start, block_start, state.call, state.age)
-        prediction, state.memory = predict(
-            reader, body, model.head, call, state.memory, is_open, noise, ranking,
+        prediction, state.memory, state.credits = predict(
+            reader, body, model.head, call, state.memory, state.credits, is_open, noise, ranking,
             inputs, policy, most_open,
         )  # fmt: skip
         count = inputs.transfers[:, first + state.call]
         last = _is_any(prediction.tokens, policy.end_ids)
-        chosen = most_confident(prediction.score, is_open, count, last, policy.extra, inputs.bound)
+        bounds = (inputs.bound, inputs.low_bound)
+        chosen = most_confident(prediction.score, is_open, count, last, policy.extra, *bounds)
         _write(tokens, chosen, prediction.tokens)
         _write(state.order[:, window], chosen, state.step)
         _write(state.confidence[:, window], chosen, prediction.confidence)
@@ -170,6 +174,7 @@ def initial_state(model: Any, inputs: Inputs, canvas: Int[Tensor, "B L"], policy
         confidence=torch.zeros_like(canvas, dtype=torch.float32),
         has_ended=torch.zeros(len(canvas), dtype=torch.bool, device=canvas.device),
         memory=memory,
+        credits=no_credits(len(canvas), policy, canvas.device),
         open_blocks=open_blocks(inputs, policy, 0),
     )
 

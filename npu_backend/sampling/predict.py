@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jaxllada.common.policy import Policy
 from npu_backend.models.mask_predictor import take_rows
+from npu_backend.sampling.credit import Credits, credited
 from npu_backend.sampling.end_think import end_think_pull
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.logits import read_logits
@@ -43,17 +44,19 @@ def predict(
     head: Head,
     call: Call,
     memory: Any,
+    credits: Credits | None,
     is_open: Bool[Tensor, "B S"],
     noise: Float[Tensor, "B S K"] | None,
     ranking: Float[Tensor, "B S"] | None,
     inputs: Inputs,
     policy: Policy,
     most_open: int,
-) -> tuple[Prediction, Any]:
+) -> tuple[Prediction, Any, Credits | None]:
     """Calls the model once and reads the open positions of the window.
 
     No row has more than `most_open` of them. `noise` chooses tokens where there is a temperature,
-    `ranking` is what chance adds to the order. Returns the memory after the call, too.
+    `ranking` is what chance adds to the order. Returns the memory and the credits after the call,
+    too.
     """
     pulled = None
     if policy.end_think_ids:
@@ -71,6 +74,10 @@ def predict(
     states = states.flatten(0, 1)
     if noise is not None:
         noise = noise.flatten(0, 1) if index is None else take_rows(noise, index).flatten(0, 1)
+    own = None
+    if credits is not None:
+        own = [x if index is None else x.gather(1, _over(x, index)) for x in credits]
+        own = [x.flatten(0, 1) for x in own]
     parts = []
     count = shape[0] * shape[1]
     if pulled is not None:
@@ -86,19 +93,26 @@ def predict(
         if pulled is not None:
             token, pull = (value[rows, None] for value in pulled)
             logits = logits.scatter_add(1, token, pull)
+        gained = ()
+        if own is not None:
+            before = Credits(*(value[rows] for value in own))
+            logits, gained = credited(logits, before, call.number, inputs, policy)
         draws = None if noise is None else noise[rows]
-        parts.append(read_logits(logits, draws, inputs, policy))
-    values = [torch.cat(value).view(shape) for value in zip(*parts, strict=True)]
+        parts.append((*read_logits(logits, draws, inputs, policy), *gained))
+    values = [torch.cat(value).unflatten(0, shape) for value in zip(*parts, strict=True)]
     if index is not None:
+        # What is not open keeps nothing: it will not be predicted again.
         values = [_scatter(value, index, policy) for value in values]
-    prediction = Prediction(*values)
+    prediction = Prediction(*values[:3])
+    if own is not None:
+        credits = Credits(*values[3:])
     if ranking is not None and policy.rank == "random":
         prediction = prediction._replace(confidence=ranking, score=ranking)
     elif ranking is not None:
         # The largest of scores with Gumbel noise are draws without putting back.
         noisy = prediction.score / inputs.order_temperature + ranking
         prediction = prediction._replace(score=noisy)
-    return prediction, memory
+    return prediction, memory, credits
 
 
 def _at_first_open(
@@ -112,5 +126,11 @@ def _at_first_open(
 
 
 def _scatter(values: Tensor, index: Int[Tensor, "B R"], policy: Policy) -> Tensor:
-    blank = values.new_zeros(len(index), policy.window)
-    return blank.scatter_(1, index, values)
+    blank = values.new_zeros(len(index), policy.window, *values.shape[2:])
+    return blank.scatter_(1, _over(values, index), values)
+
+
+def _over(values: Tensor, index: Int[Tensor, "B R"]) -> Tensor:
+    """The index repeated over what a position has of the values."""
+    rest = values.shape[2:]
+    return index.view(*index.shape, *[1] * len(rest)).expand(-1, -1, *rest)

@@ -22,12 +22,13 @@ def most_confident(
     last: Bool[Tensor, "B S"] | None = None,
     extra: Extra = "",
     bound: float = 0.0,
+    low_bound: float = 0.0,
 ) -> Bool[Tensor, "B S"]:
     """Marks the `count` eligible positions of each row with the highest score.
 
     Positions in `last` come after all others. Fewer than `count` eligible positions: all of them.
-    `extra` is the adaptive rule by which more are marked, and `bound` its number; it never marks
-    positions in `last`.
+    `extra` is the adaptive rule by which more are marked, `bound` and `low_bound` are its numbers;
+    it never marks positions in `last`.
     """
     order = torch.where(eligible, -score, math.inf).argsort(dim=1, stable=True)
     is_first = eligible
@@ -38,10 +39,21 @@ def most_confident(
         is_first = eligible & ~last
     place = torch.arange(order.shape[1], device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, place)
+    if extra == "hierarchy":
+        is_sure = (score > bound) | ((score > low_bound) & best_of_runs(rank, eligible))
+        return (eligible & (rank < count[:, None])) | (is_first & is_sure)
     if extra:
         best_first = torch.where(is_first, score, -math.inf).gather(1, order)
         count = torch.maximum(count, sure_count(best_first, extra, bound))
     return eligible & (rank < count[:, None])
+
+
+def best_of_runs(rank: Int[Tensor, "B S"], eligible: Bool[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
+    """Marks the position of lowest rank in every run of eligible neighbours."""
+    gaps = (~eligible).int().cumsum(dim=1)
+    is_mate = (gaps[:, :, None] == gaps[:, None, :]) & eligible[:, None, :]
+    is_beaten = is_mate & (rank[:, None, :] < rank[:, :, None])
+    return eligible & ~is_beaten.any(dim=2)
 
 
 def sure_count(best_first: Float[Tensor, "B S"], extra: Extra, bound: float) -> Int[Tensor, " B"]:

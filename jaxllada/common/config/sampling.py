@@ -83,7 +83,8 @@ class SamplingConfig:
     """Ids of the prompt that guidance does not hide in its second pass."""
     selection: str = "fixed"
     """Which predictions of a call are kept: fixed[:official|dllm], margin, entropy,
-    threshold:0.9, factor:1.0, entropy_bound:0.1, or dream:origin|maskgit_plus|topk_margin|entropy.
+    threshold:0.9, credit:0.9 (threshold with a memory), hierarchy:0.92,0.62 (best of each run of
+    masks), factor:1.0, entropy_bound:0.1, or dream:origin|maskgit_plus|topk_margin|entropy.
     Adaptive rules keep what is sure, and leave a block early."""
     cache: str = "none"
     """What is kept of earlier calls: none, prefix, dual, vicinity:16,16,4 (rows before and behind
@@ -173,6 +174,11 @@ class SamplingConfig:
             raise UserError(
                 f"remasking=random and selection={self.selection} are two orders of positions:"
                 " use remasking=low_confidence with this selection"
+            )
+        if self.compat is not None and (rule.credit or rule.extra == "hierarchy"):
+            raise UserError(
+                f"selection={self.selection} is younger than the sampler that compat={self.compat}"
+                " repeats: leave compat out"
             )
         if self.cfg_keep_tokens and not self.cfg_scale:
             raise UserError(

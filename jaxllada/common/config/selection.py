@@ -16,7 +16,9 @@ from jaxllada.common.errors import UserError
 Rank = Literal["probability", "margin", "entropy", "random"]
 """What puts positions in order: the probability of the token, its lead over the second most likely
 one, the entropy of the prediction (lowest first), or chance."""
-Extra = Literal["", "threshold", "relative", "factor", "fast_dllm", "dllm", "entropy_bound"]
+Extra = Literal[
+    "", "threshold", "relative", "factor", "fast_dllm", "dllm", "entropy_bound", "hierarchy"
+]
 """How many positions follow the ones that are kept in any case (`sampling/select.py`)."""
 Schedule = Literal["official", "dllm", "dream"]
 """How the masks of a block are divided among its steps (`common/unmasking.py`)."""
@@ -50,6 +52,16 @@ class Rule:
     def bound(self) -> float:
         """The number that `extra` compares with."""
         return 0.0
+
+    @property
+    def low_bound(self) -> float:
+        """The number that the best of each run of masks is compared with, if `extra` has runs."""
+        return 0.0
+
+    @property
+    def credit(self) -> tuple[float, ...]:
+        """How what earlier calls predicted counts, in three numbers; empty: it does not."""
+        return ()
 
     @property
     def order_temperature(self) -> float:
@@ -123,6 +135,72 @@ class Threshold(Rule):
     @property
     def bound(self) -> float:
         return self.threshold
+
+
+@dataclass(frozen=True)
+class Credit(Threshold):
+    """As `threshold`, and what a position keeps predicting grows more likely from call to call.
+
+    CreditDecoding (arXiv:2510.06133v2; dInfer, arXiv:2510.08666v2): in every call of a block the
+    credits C of a position shrink by `beta`, its most likely token gains p**gamma, and
+    alpha * log(1 + C) is added to its logits. A new block begins without credit.
+    """
+
+    alpha: float = 0.7
+    """Weight of the credits; 0 would be `threshold`."""
+    beta: float = 0.8
+    """Share of its credits that a position keeps, 0 to 1."""
+    gamma: float = 0.2
+    """Power of the probability that is gained; below 1 it helps what is likely but not sure."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("alpha", "beta", "gamma"):
+            _non_negative(name, getattr(self, name))
+        if self.alpha == 0:
+            raise UserError("alpha=0 gives no credit: use selection=threshold")
+        if self.beta > 1:
+            raise UserError(f"beta={self.beta} must lie in [0, 1]")
+
+    @property
+    def credit(self) -> tuple[float, ...]:
+        return self.alpha, self.beta, self.gamma
+
+
+@dataclass(frozen=True)
+class Hierarchy(Rule):
+    """The best of every run of masks if it passes `low`, and all that pass the threshold.
+
+    Hierarchical decoding (dInfer, arXiv:2510.08666v2): masks that nothing separates are decided
+    apart, so that tokens kept in one call stand far from each other and split the runs for the
+    next. The best of all is always kept; the lowest position stands for equals.
+    """
+
+    threshold: float = 0.92
+    """Probability above which a token is kept wherever it stands."""
+    low: float = 0.62
+    """Probability above which the best of a run is kept."""
+
+    def __post_init__(self) -> None:
+        _non_negative("threshold", self.threshold)
+        _non_negative("low", self.low)
+        if self.low > self.threshold:
+            raise UserError(
+                f"low={self.low} is above threshold={self.threshold}, which keeps all that pass it:"
+                " low must be smaller"
+            )
+
+    @property
+    def extra(self) -> Extra:
+        return "hierarchy"
+
+    @property
+    def bound(self) -> float:
+        return self.threshold
+
+    @property
+    def low_bound(self) -> float:
+        return self.low
 
 
 @dataclass(frozen=True)
@@ -223,13 +301,17 @@ class Dream(Rule):
         return self.alg_temp
 
 
-Selection = Fixed | Margin | Entropy | Threshold | Factor | EntropyBound | Dream
+Selection = (
+    Fixed | Margin | Entropy | Threshold | Credit | Hierarchy | Factor | EntropyBound | Dream
+)
 
 SELECTIONS: Mapping[str, type[Selection]] = {
     "fixed": Fixed,
     "margin": Margin,
     "entropy": Entropy,
     "threshold": Threshold,
+    "credit": Credit,
+    "hierarchy": Hierarchy,
     "factor": Factor,
     "entropy_bound": EntropyBound,
     "dream": Dream,
