@@ -24,6 +24,7 @@ VERBS = {
     "verify": ("npu_backend.commands.verify", "compare two checkpoints tensor by tensor"),
     "plot": ("jaxllada.apps.plot", "draw the curves of one or more runs"),
     "plan": ("npu_backend.commands.plan", "predict the memory of a run and how to cut it"),
+    "bench": ("npu_backend.commands.bench", "measure training and sampling"),
     "doctor": ("npu_backend.commands.doctor", "check driver, CANN, torch_npu and HCCL"),
 }
 ALIASES = {"train": "pretrain", "eval": "evaluate"}
@@ -36,7 +37,7 @@ PROGRAM = Program(
     verbs=VERBS,
     aliases=ALIASES,
     extras=EXTRAS,
-    elsewhere={verb: f"jaxllada {verb}" for verb in ("convert", "bench")},
+    elsewhere={"convert": "jaxllada convert"},
 )
 main = PROGRAM.main
 

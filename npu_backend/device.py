@@ -56,6 +56,19 @@ def peak_memory(device: torch.device) -> int:
     return torch.get_device_module(device.type).max_memory_allocated(device)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Starts `peak_memory` anew, from what tensors take now."""
+    if device.type != "cpu":
+        torch.get_device_module(device.type).reset_peak_memory_stats(device)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cpu":
+        return "cpu"
+    return torch.get_device_module(device.type).get_device_name(device)
+
+
 def _own(kind: str) -> torch.device:
     module = torch.get_device_module(kind)
     device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")) % module.device_count())

@@ -18,13 +18,12 @@ from jaxllada.common.engine import (
     check_prompts,
     generations,
 )
-from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
 from npu_backend import convert
 from npu_backend.device import find_device
 from npu_backend.diffusion.likelihood import log_likelihood, score
 from npu_backend.models.mask_predictor import MaskPredictor
-from npu_backend.probe import choose_kernels
+from npu_backend.probe import check_mode, choose_kernels
 from npu_backend.sampling.generate import sample_progress
 from npu_backend.sampling.gumbel import RowSeed
 
@@ -56,8 +55,7 @@ class TorchEngine:
         missing.
         """
         place = find_device(device)
-        if ops == "fused" and place.type != "npu":
-            raise UserError(f"ops=fused: {place.type} has no fused kernels; use auto or plain")
+        check_mode(ops, place)
         return cls(convert.load(path, dtype, device=place, adapter=adapter), ops)
 
     @property

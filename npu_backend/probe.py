@@ -69,11 +69,8 @@ def choose_kernels(
     Raises:
         UserError: an unknown mode, or `fused` where there is no NPU.
     """
-    if mode not in get_args(OpsMode):
-        raise UserError(f"ops={mode!r} is unknown: use one of {', '.join(get_args(OpsMode))}")
+    check_mode(mode, device)
     if device.type != "npu":
-        if mode == "fused":
-            raise UserError(f"ops=fused: {device.type} has no fused kernels; use auto or plain")
         return ops.PLAIN
     if mode != "auto":
         return ops.FUSED if mode == "fused" else ops.PLAIN
@@ -85,6 +82,14 @@ def choose_kernels(
             tell(f"{finding}: the plain one is used (--ops fused insists)")
     torch.get_device_module(device.type).empty_cache()
     return Kernels(**exact)
+
+
+def check_mode(mode: str, device: torch.device) -> None:
+    """Raises `UserError` for an unknown mode, and for `fused` where there is no NPU."""
+    if mode not in get_args(OpsMode):
+        raise UserError(f"ops={mode!r} is unknown: use one of {', '.join(get_args(OpsMode))}")
+    if mode == "fused" and device.type != "npu":
+        raise UserError(f"ops=fused: {device.type} has no fused kernels; use auto or plain")
 
 
 def probe(

@@ -3,6 +3,7 @@
 jaxllada bench sample --model_name_or_path llada-100m --steps 128
 jaxllada bench train --batch_size 2 --length 512 --json
 jaxllada bench sample --beside "python other_implementation.py"
+jaxllada bench sample --beside "python -m npu_backend.commands.beside"
 jaxllada bench sample --strategies exact dual threshold:0.9 dual+threshold:0.9
 jaxllada bench growth --output growth.png
 jaxllada bench convert --size 4GB
