@@ -124,7 +124,7 @@ def test_a_mistake_costs_one_line(arguments, told):
 
 
 @pytest.mark.skipif(Path("/dev/davinci0").exists(), reason="this machine has an NPU")
-@pytest.mark.parametrize("name", ["npu_train.sh", "npu_sample.sh", "npu_chat.sh"])
+@pytest.mark.parametrize("name", ["npu_train.sh", "npu_sample.sh", "npu_chat.sh", "npu_bench.sh"])
 def test_a_machine_without_npus_is_told_how_to_go_on(name):
     done = run_script("something", script=ROOT / "launch" / name, NPU_SIM="0")
     assert done.returncode == 2
