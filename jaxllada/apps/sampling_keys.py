@@ -82,6 +82,12 @@ class SamplingKeys:
     canvas: str | None = None
     """How the answer is laid out: fixed (default), grow (block by block until it ends) or adaptive
     (as long as the model thinks it should be). Where it changes, steps counts per block."""
+    smoothing: str | None = None
+    """Whether masks remember what was predicted for them: none (default), or
+    soft[:weight,start,growth,reach], such as soft:0.3,reach=canvas."""
+    start_block_align: bool | None = None
+    """Blocks begin at multiples of block_length in each row, so that the end of the prompt shares
+    the first one; steps then counts per block."""
 
     def __post_init__(self) -> None:
         if None not in (self.gen_length, self.max_length) and self.gen_length != self.max_length:
@@ -115,6 +121,7 @@ class SamplingKeys:
         fits = 0 if values.get("infill") else min(128, 2 ** (max(1, room).bit_length() - 1))
         length = values.setdefault("gen_length", fits)
         values.setdefault("block_length", USUAL_BLOCK if length % USUAL_BLOCK == 0 else length)
-        per_run = values.get("canvas", "fixed") == "fixed" and not values.get("infill")
+        per_run = values.get("canvas", "fixed") == "fixed"
+        per_run = per_run and not (values.get("infill") or values.get("start_block_align"))
         values.setdefault("steps", length if per_run else values["block_length"])
         return SamplingConfig(**values)

@@ -1,7 +1,8 @@
 """The answers of a run on the host: laid out on canvases for a device, and taken back.
 
 Answers begin at the same column and differ in length; what lies behind a row's end is not seen.
-Under `infill` they begin before the end of the prompt, at a block that holds the first mask.
+Under `infill` they begin before the end of the prompt, at a block that holds the first mask; under
+`start_block_align` in the middle of a block.
 
 Shape letters: B rows of the run, R rows on the device, P prompt length, N answer length, L canvas
 length.
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxllada.common.alignment import aligned
 from jaxllada.common.canvas import Canvas, Snapshot, positions_of
 from jaxllada.common.config.canvas_policy import AdaptiveCanvas, FixedCanvas
 from jaxllada.common.config.model import ModelConfig
@@ -37,21 +39,36 @@ class Answers:
     ):
         self.config, self.model, self.sizes = config, model, sizes
         self.lead = self.spare = 0
+        self.tails = np.zeros(len(prompt), np.int64)
+        """Tokens of each prompt that share the first block, where blocks are aligned."""
+        self.shown_prompt: Int[np.ndarray, "B P"] | None = None
+        """The prompt as it was given, where blocks are aligned."""
         if config.infill:
             prompt, visible = self._take_lead(prompt, visible)
         size = self.lead * config.block_length
+        if config.start_block_align:
+            self.shown_prompt, size = prompt, config.block_length
+            ids = (model.mask_id, model.eos_token_id)
+            prompt, visible, self.tails = aligned(prompt, visible, size, *ids)
         self.begin = prompt.shape[1] - size
         self.prompt, self.visible = prompt[:, : self.begin].copy(), visible
         self.known = prompt != model.mask_id
         answer = np.full((len(prompt), config.gen_length), model.mask_id, np.int32)
         # Masks that nobody sees are padding too.
-        given = np.where(visible, prompt, model.eos_token_id) if self.lead else prompt
+        given = np.where(visible, prompt, model.eos_token_id) if self.has_given else prompt
         self.tokens = np.concatenate([given[:, self.begin :], answer], axis=1)
+        if config.start_block_align:
+            behind = np.arange(self.tokens.shape[1]) >= self.tails[:, None] + config.gen_length
+            self.tokens[behind] = model.eos_token_id
         is_given = self.tokens != model.mask_id
         self.order = np.where(is_given, GIVEN, NOT_COMMITTED).astype(np.int32)
         self.confidence = np.zeros(self.tokens.shape, np.float32)
-        self.lengths = np.full(len(prompt), size + first_length(config))
+        self.most = self.starts + config.gen_length
+        """Positions that each answer may have, what is given before it included."""
+        self.lengths = self.most.copy()
         """Positions that each answer has by now."""
+        if not config.is_fixed:
+            self.lengths = np.minimum(first_length(config), self.most)
         self.has_ended = np.zeros(len(prompt), bool)
         self.total_calls = self._planned_calls()
         """Most calls the run takes; blocks that are complete sooner save some."""
@@ -74,18 +91,28 @@ class Answers:
         return prompt, np.pad(visible, columns)
 
     @property
+    def starts(self) -> Int[np.ndarray, " B"]:
+        """Positions of the first blocks that belong to the prompts."""
+        return self.tails + self.lead * self.config.block_length
+
+    @property
+    def has_given(self) -> bool:
+        """Whether blocks begin inside the prompts."""
+        return self.lead > 0 or bool(self.tails.any())
+
+    @property
     def columns(self) -> int:
         """Positions of the longest answer."""
-        return int(self.lengths.max()) - self.spare
+        return int((self.lengths - self.tails).max()) - self.spare
 
     @property
     def full_columns(self) -> int:
         """Positions that answers have at the end."""
-        return self.tokens.shape[1] - self.spare
+        return int((self.most - self.tails).max()) - self.spare
 
     def _planned_calls(self) -> int:
         plan = unmasking_plan(self.config)
-        if not self.config.infill:
+        if not self.config.infill and not self.config.start_block_align:
             return plan.total_calls
         blocks = self.tokens.reshape(len(self.tokens), -1, self.config.block_length)
         open_blocks = (blocks == self.model.mask_id).any(axis=(0, 2))
@@ -114,10 +141,9 @@ class Answers:
         shown[:, lead] = self.visible[rows, begin:]
         known[:, lead] = self.known[rows, begin:]
         visible = lay(self.visible[rows, :begin], shown, False)
-        policy = Policy.of(
-            self.config, self.model, length if self.fills_prompt else self.config.block_length
-        )
-        if self.lead:
+        is_wide = self.fills_prompt or self.config.reads_ahead
+        policy = Policy.of(self.config, self.model, length if is_wide else self.config.block_length)
+        if self.has_given:
             # End tokens of the prompt end nothing: the host looks behind it.
             room = widest if policy.answer_length else 0
             policy = dataclasses.replace(policy, stop_at_eos=False, answer_length=room)
@@ -130,7 +156,7 @@ class Answers:
             known=lay(self.known[rows, :begin], known, False),
             positions=positions_of(visible),
             prompt_length=begin,
-            gen_length=widest,
+            gen_length=needed - begin,
             lead=self.lead,
             block=self._next_block(rows, block),
             step=step,
@@ -164,8 +190,8 @@ class Answers:
 
     def finished_part(self, row: int, block: int) -> Int[np.ndarray, " n"]:
         """The tokens behind the prompt that a row has after so many blocks."""
-        unit = self.config.block_length
-        return self.tokens[row, self.lead * unit : min(block * unit, self.lengths[row])]
+        end = min(block * self.config.block_length, self.lengths[row])
+        return self.tokens[row, self.starts[row] : end]
 
     def lengthen(self, rows: Int[np.ndarray, " R"], blocks: int, least: int = 0) -> None:
         """Gives rows that have not ended more blocks, or fewer.
@@ -173,8 +199,8 @@ class Answers:
         `least` blocks are kept, and `gen_length` is not exceeded.
         """
         rows, unit = rows[~self.has_ended[rows]], self.config.block_length
-        lengths = self.lengths[rows] + blocks * unit
-        self.lengths[rows] = np.clip(lengths, least * unit, self.config.gen_length)
+        lengths = (self.num_blocks(rows) + blocks) * unit
+        self.lengths[rows] = np.clip(lengths, least * unit, self.most[rows])
 
     def end(self, row: int, block: int, step: int) -> None:
         """Ends a row after so many blocks and calls; what is behind becomes end tokens.
@@ -191,11 +217,16 @@ class Answers:
 
     def trace(self) -> Trace:
         """The record so far."""
+        places = self.spare + np.arange(self.full_columns) + self.tails[:, None]
+        tokens, order, confidence = (
+            np.take_along_axis(part, places, axis=1)
+            for part in (self.tokens, self.order, self.confidence)
+        )
         return Trace(
-            prompt=self.prompt.copy(),
-            tokens=self.tokens[:, self.spare :].copy(),
-            order=self.order[:, self.spare :].astype(np.int16),
-            confidence=self.confidence[:, self.spare :].copy(),
+            prompt=(self.prompt if self.shown_prompt is None else self.shown_prompt).copy(),
+            tokens=tokens,
+            order=order.astype(np.int16),
+            confidence=confidence,
             mask_token_id=self.model.mask_id,
         )
 

@@ -45,7 +45,7 @@ class Canvas:
     prompt_length: int
     """First position of the first block."""
     gen_length: int
-    """Positions of the longest answer on this canvas."""
+    """Positions of the blocks of the longest answer on this canvas."""
     lead: int
     """Blocks that lie before the end of the prompt; randomness counts from there."""
     block: int

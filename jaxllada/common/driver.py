@@ -18,9 +18,11 @@ from jaxtyping import Bool, Float32, Int
 from jaxllada.common.answer_rows import Answers
 from jaxllada.common.canvas import Canvas, Snapshot
 from jaxllada.common.config.canvas_policy import AdaptiveCanvas, GrowingCanvas
+from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import ShouldStop
 from jaxllada.common.lengths import change_in_blocks, end_confidence, end_density
 from jaxllada.common.trace import Trace
+from jaxllada.common.unmasking import unmasking_plan
 
 S = TypeVar("S")
 NO_LIMIT = int(np.iinfo(np.int32).max)
@@ -93,7 +95,7 @@ class Course(Generic[S]):
         self.rows = np.arange(len(answers.tokens))
         # A single row on a fixed canvas ends on the device, and nothing else can happen to it.
         own_stop = should_stop is not None or bool(answers.config.stop_token_ids)
-        can_shrink = bool(answers.stop_ids) and (len(self.rows) > 1 or answers.lead > 0)
+        can_shrink = bool(answers.stop_ids) and (len(self.rows) > 1 or answers.has_given)
         self.decides = own_stop or can_shrink or not answers.config.is_fixed
         self.batch = len(self.rows)
         self.block = self.step = self.glances = 0
@@ -151,9 +153,15 @@ class Course(Generic[S]):
     def _place(self, rows: Int[np.ndarray, " R"]) -> None:
         self.rows = rows
         if len(rows):
-            self.batch = self.answers.sizes.batch(len(rows), self.batch)
+            calls = self._calls_left(self.answers.config)
+            self.batch = self.answers.sizes.batch(len(rows), self.batch, calls)
             canvas = self.answers.canvas(rows, self.batch, self.block, self.step)
             self.placed = self.device.place(canvas, self.placed)
+
+    def _calls_left(self, config: SamplingConfig) -> int:
+        """Most calls that blocks take which the longest answer may yet have."""
+        blocks = -(-self.answers.tokens.shape[1] // config.block_length) - self.block
+        return max(0, blocks) * unmasking_plan(config).calls_per_block
 
     def _find_lengths(self, policy: AdaptiveCanvas) -> None:
         """Adds a block to every answer whose end is not in sight, again and again."""
@@ -161,7 +169,7 @@ class Course(Generic[S]):
         while True:
             is_end, _, confidence = self._foresee()
             sure = end_confidence(is_end, confidence, policy.window) >= policy.confidence
-            short = self.rows[~sure & (answers.lengths < answers.config.gen_length)]
+            short = self.rows[~sure & (answers.lengths < answers.most)]
             if not len(short):
                 return
             answers.lengthen(short, 1)

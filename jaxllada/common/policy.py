@@ -6,6 +6,7 @@ from jaxllada.common.config.cache import Cache, FeatureCache, NoCache
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.config.selection import Dream, Extra, Rank
+from jaxllada.common.config.smoothing import NoSmoothing
 from jaxllada.common.errors import UserError
 
 
@@ -18,7 +19,7 @@ class Policy:
     block_length: int
     window: int
     """Positions looked at per step: the active block, or the whole canvas when the prompt holds
-    masks, which the release fills along with the block."""
+    masks, which the release fills along with the block, and when later blocks are read too."""
     is_noisy: bool
     is_guided: bool
     rank: Rank
@@ -27,6 +28,8 @@ class Policy:
     """Rule by which an adaptive selection keeps more than the plan says; empty: it does not."""
     has_credit: bool
     """Whether what earlier calls of a block predicted counts: `sampling/credit.py`."""
+    has_decay: bool
+    """Whether the number that `extra` compares with changes from call to call."""
     is_shuffled: bool
     """Whether the order is drawn by its rank."""
     has_top_p: bool
@@ -50,6 +53,10 @@ class Policy:
     """Whether tokens see no later block."""
     answer_length: int
     """Tokens of the answer, where the cache has a room for each of them; 0 elsewhere."""
+    is_smooth: bool
+    """Whether masks carry what was predicted for them into the next call."""
+    reads_ahead: bool
+    """Whether masks of later blocks are read, too."""
 
     @classmethod
     def of(cls, config: SamplingConfig, model: ModelConfig, window: int) -> "Policy":
@@ -90,6 +97,7 @@ class Policy:
             rank="random" if config.remasking == "random" else selection.rank,
             extra=selection.extra,
             has_credit=bool(selection.credit),
+            has_decay=selection.decay > 0,
             is_shuffled=selection.order_temperature > 0,
             has_top_p=candidate.has_top_p,
             has_top_k=candidate.has_top_k,
@@ -103,6 +111,8 @@ class Policy:
             cache=rule,
             is_block_causal=config.attention == "block_causal",
             answer_length=config.gen_length if isinstance(rule, FeatureCache) else 0,
+            is_smooth=not isinstance(config.smoothing_rule, NoSmoothing),
+            reads_ahead=config.reads_ahead,
         )
 
     @property
@@ -111,6 +121,6 @@ class Policy:
         return self.rank == "random" or self.is_shuffled
 
     @property
-    def fills_prompt(self) -> bool:
-        """Whether masks inside the prompt take part."""
+    def is_wide(self) -> bool:
+        """Whether the window is the whole canvas, and masks inside the prompt take part."""
         return self.window > self.block_length

@@ -98,17 +98,18 @@ class MaskPredictor(nnx.Module):
         window: Window | None = None,
         blocks: tuple[Block, ...] | None = None,
         turn: Rotation | None = None,
+        soft: Float[Array, "B L D"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B R D"]:
         """Returns the final normalised activations, of all positions or of a window of rows.
 
         `blocks` replaces the stacked blocks by single ones (`unstacked()`), which CPUs run faster.
         `turn` replaces `position_ids` by their angles (`rotation(position_ids)`), which a loop over
-        the same positions computes once.
+        the same positions computes once. `soft` is added to the embeddings.
         """
         c = self.config
         keys = (None, None) if key is None else jax.random.split(key)
-        x = self.embed(tokens)
+        x = self.embed(tokens, soft)
         x = dropout(x, c.embedding_dropout, keys[0])
         if turn is None:
             length = tokens.shape[1]
@@ -136,13 +137,14 @@ class MaskPredictor(nnx.Module):
         turn: Rotation,
         window: Window | None = None,
         blocks: tuple[Block, ...] | None = None,
+        soft: Float[Array, "B L D"] | None = None,
     ) -> tuple[Float[Array, "B Q D"], Memory]:
         """Like `hidden` for the rows of a region that attend to what is kept of the others.
 
         `turn` holds the angles of the region's rows, `window` counts from the first of them.
         Returns the rows and the renewed memory (`memory` makes an empty one).
         """
-        x = self.embed(tokens)
+        x = self.embed(tokens, soft)
         stack = self.blocks if blocks is None else blocks
         x, kept = reread(stack, x, turn, kept, visible, region, window)
         return self.ln_f(x), kept
@@ -162,11 +164,14 @@ class MaskPredictor(nnx.Module):
         """Returns the rotary angles of positions, as cosine and sine."""
         return rotation(jnp.asarray(position_ids), self.config.head_dim, self.config.rope_theta)
 
-    def embed(self, tokens: Int[AnyArray, "B L"]) -> Float[Array, "B L D"]:
-        """Looks tokens up, in the activation type."""
+    def embed(
+        self, tokens: Int[AnyArray, "B L"], soft: Float[Array, "B L D"] | None = None
+    ) -> Float[Array, "B L D"]:
+        """Looks tokens up, in the activation type, and adds `soft`."""
         x = self.wte[...][tokens].astype(self.compute.dtype)
         scale = math.sqrt(self.config.d_model) if self.config.input_emb_norm else 1
-        return x * jnp.asarray(scale, x.dtype) if self.config.input_emb_norm else x
+        x = x * jnp.asarray(scale, x.dtype) if self.config.input_emb_norm else x
+        return x if soft is None else x + soft.astype(x.dtype)
 
     def head(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Returns float32 logits: products in the activation type, sums in float32."""

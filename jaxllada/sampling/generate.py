@@ -25,6 +25,7 @@ from jaxllada.sampling.credit import no_credits
 from jaxllada.sampling.foresee import foresee
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.loop import State, advance, initial_state
+from jaxllada.sampling.smoothing import carried_soft
 
 CANVAS_MULTIPLE = 64
 """Canvas lengths are rounded up to this, so that few of them are ever compiled."""
@@ -101,13 +102,15 @@ def sample_progress(
     *,
     steps_per_piece: int | None = None,
     should_stop: ShouldStop | None = None,
+    drops_rows: bool = True,
 ) -> Iterator[Progress]:
     """Like `sample_stepwise`, and tells model calls and canvas lengths too.
 
     `should_stop` is asked after every block whether a row is finished. Without `steps_per_piece`
-    there is a piece after every block where rows may end or lengths change, else one.
+    there is a piece after every block where rows may end or lengths change, else one. Rows that are
+    over leave the batch; without `drops_rows` they stay in every call, which costs time.
     """
-    sizes = Sizes(CANVAS_MULTIPLE, few=True)
+    sizes = Sizes(CANVAS_MULTIPLE, few=True, keeps_rows=not drops_rows)
     answers = lay_out(model.config, prompt, config, attention_mask, sizes)
     keys = _row_keys(key, len(answers.tokens), config)
     return run(JaxDevice(model, config, keys), answers, steps_per_piece, should_stop)
@@ -136,6 +139,7 @@ class JaxDevice:
             state = state._replace(order=jnp.asarray(canvas.order))
             return Placed(inputs, state, policy, canvas.rows)
         own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
+        soft = carried_soft(placed.state.soft, own, tokens.shape[1])
         if policy.is_guided:
             own = np.concatenate([own, own + len(placed.rows)])
         state = placed.state._replace(
@@ -147,6 +151,7 @@ class JaxDevice:
             call=jnp.int32(0),
             memory=carried(placed.state.memory, own, tokens.shape[1]),
             credits=no_credits(len(canvas.rows), policy),
+            soft=soft,
         )
         return Placed(inputs, state, policy, canvas.rows)
 

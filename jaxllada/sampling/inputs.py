@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.canvas import Canvas
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.smoothing import call_bounds, call_weights
 from jaxllada.common.unmasking import transfers, unmasking_plan
 from jaxllada.sampling.gumbel import SCHEDULE, slot_keys
 
@@ -40,6 +41,10 @@ class Inputs(NamedTuple):
     cfg_scale: Float[Array, ""]
     bound: Float[Array, ""]
     """What an adaptive selection compares with."""
+    bounds: Float[Array, " C"]
+    """The same for each call of a block where it changes; else empty."""
+    weights: Float[Array, " C"]
+    """Shares by which masks carry the predictions of a call; empty without smoothing."""
     low_bound: Float[Array, ""]
     """What the best of a run of masks is compared with."""
     credit: tuple[Float[Array, ""], ...]
@@ -82,6 +87,8 @@ class Inputs(NamedTuple):
             temperature=jnp.float32(config.temperature),
             cfg_scale=jnp.float32(config.cfg_scale),
             bound=jnp.float32(rule.bound),
+            bounds=jnp.asarray(call_bounds(rule, config.block_length)),
+            weights=jnp.asarray(call_weights(config.smoothing_rule, config.block_length)),
             low_bound=jnp.float32(rule.low_bound),
             credit=tuple(map(jnp.float32, rule.credit)),
             order_temperature=jnp.float32(rule.order_temperature),

@@ -25,6 +25,7 @@ from jaxllada.sampling.predict import predict
 from jaxllada.sampling.reader import Body, Call
 from jaxllada.sampling.readers import reader_of
 from jaxllada.sampling.select import most_confident
+from jaxllada.sampling.smoothing import Soft, Table, no_soft, of_masks, remembered
 
 
 class State(NamedTuple):
@@ -48,6 +49,8 @@ class State(NamedTuple):
     """What the reader keeps of earlier calls."""
     credits: Credits | tuple[()]
     """What the positions of the active block predicted in its calls, if that counts."""
+    soft: Soft
+    """What masks carry of earlier predictions, if they do."""
 
     def is_finished(self, block_length: int) -> Bool[Array, ""]:
         """Whether no block is left to work on."""
@@ -66,6 +69,7 @@ def advance(
     """Runs until `end_step` calls were made, `end_block` is active, or nothing is left to fill."""
     # Everything a step can share with the others is computed once, before the loop.
     body, head, reader = Body.of(model, inputs, policy), Head.of(model), reader_of(policy)
+    table = Table.of(model) if policy.is_smooth else None
     slots = jnp.arange(state.canvas.shape[1]) - inputs.prompt_length
 
     def is_unfinished(state: State) -> Array:
@@ -75,7 +79,7 @@ def advance(
     def step(state: State) -> State:
         block_start = inputs.prompt_length + state.block * policy.block_length
         block_end = block_start + policy.block_length
-        start = jnp.int32(0) if policy.fills_prompt else block_start
+        start = jnp.int32(0) if policy.is_wide else block_start
         position = start + jnp.arange(policy.window)
         cut = functools.partial(
             lax.dynamic_slice_in_dim, start_index=start, slice_size=policy.window, axis=1
@@ -84,22 +88,36 @@ def advance(
 
         window = cut(state.canvas)
         is_open = (window == policy.mask_id) & ~state.has_ended[:, None]
-        if policy.fills_prompt:
+        is_mask = is_open
+        if policy.is_wide:
             is_open &= position < block_end
+        is_read = is_open
+        if policy.reads_ahead:
+            # A row that waits for others is left as it is: it must not depend on them.
+            is_read = is_mask & jnp.any(is_open, axis=1, keepdims=True)
         keys = None
         if policy.is_noisy or policy.draws_order:
             moment = (state.block - inputs.lead) * inputs.calls_per_block + state.call
             origin = inputs.prompt_length + inputs.lead * policy.block_length
             keys = slot_keys(inputs.keys, moment, position - origin)
-        call = Call(state.canvas, start, block_start, state.call, state.age)
+        call = Call(
+            state.canvas, start, block_start, state.call, state.age,
+            of_masks(state.soft, state.canvas, policy),
+        )  # fmt: skip
         prediction, memory, credits = predict(
-            reader, body, head, call, state.memory, state.credits, is_open, keys, inputs, policy
-        )
+            reader, body, head, table, call, state.memory, state.credits, is_read, keys,
+            inputs, policy,
+        )  # fmt: skip
         count = _transfers(inputs, state.block, state.call, policy)
         last = _is_any(prediction.tokens, policy.end_ids)
-        bounds = (inputs.bound, inputs.low_bound)
+        bound = inputs.bounds[state.call] if policy.has_decay else inputs.bound
+        bounds = (bound, inputs.low_bound)
         chosen = most_confident(prediction.score, is_open, count, last, policy.extra, *bounds)
         window = jnp.where(chosen, prediction.tokens, window)
+        soft = state.soft
+        if not (isinstance(soft, tuple) or isinstance(prediction.expected, tuple)):
+            new = remembered(cut(soft), prediction.expected, is_read, state.call, inputs)
+            soft = put(soft, new)
         state = state._replace(
             canvas=put(state.canvas, window),
             order=put(state.order, jnp.where(chosen, state.step, cut(state.order))),
@@ -111,6 +129,7 @@ def advance(
             age=state.age + 1,
             memory=memory,
             credits=credits,
+            soft=soft,
         )
         is_left = jnp.any(is_open & (window == policy.mask_id), axis=1)
         is_left &= _transfers(inputs, state.block, state.call, policy) > 0
@@ -172,6 +191,7 @@ def initial_state(model: Any, inputs: Inputs, canvas: Int[Array, "B L"], policy:
         age=zero,
         memory=reader_of(policy).start(Body.of(model, inputs, policy), policy),
         credits=no_credits(len(canvas), policy),
+        soft=no_soft(model, canvas, policy),
     )
     slots = jnp.arange(canvas.shape[1]) - inputs.prompt_length
     return state._replace(block=_first_block(state, slots, 0, policy))

@@ -22,6 +22,7 @@ from jaxllada.sampling.gumbel import ORDER, gumbel
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
 from jaxllada.sampling.reader import Body, Call, Reader
+from jaxllada.sampling.smoothing import Table, expected_embedding
 
 
 class Prediction(NamedTuple):
@@ -32,12 +33,15 @@ class Prediction(NamedTuple):
     """What the trace shows: in [0, 1]."""
     score: Float[Array, "B S"]
     """What puts the positions in order."""
+    expected: Float[Array, "B S D"] | tuple[()] = ()
+    """The embedding that the model expects, if masks carry it into the next call."""
 
 
 def predict(
     reader: Reader,
     body: Body,
     head: Head,
+    table: Table | None,
     call: Call,
     memory: Any,
     credits: Credits | tuple[()],
@@ -57,6 +61,8 @@ def predict(
     if policy.is_guided:
         without_prompt = jnp.where(inputs.known, policy.mask_id, call.canvas)
         call = call._replace(canvas=jnp.concatenate([call.canvas, without_prompt]))
+        if call.soft is not None:
+            call = call._replace(soft=jnp.tile(call.soft, (2, 1, 1)))
     states, memory = reader.read(body, memory, call, policy)
 
     def read(
@@ -69,6 +75,7 @@ def predict(
         if policy.is_guided:
             given, unconditional = jnp.split(logits, 2, axis=1)
             logits = unconditional + (inputs.cfg_scale + 1) * (given - unconditional)
+        expected = () if table is None else (expected_embedding(logits, table),)
         if policy.end_think_ids:  # the first open position of a row comes first
             logits = logits.at[token, jnp.arange(len(token)) * size].add(pull)
         if keys is not None:
@@ -80,6 +87,7 @@ def predict(
             # What is not open keeps nothing: it will not be predicted again.
             credits = Credits(*(_scatter(x, index, policy) for x in own))
         values = read_logits(logits, keys, inputs, policy)
+        values = (*values, *expected)
         return Prediction(*(_scatter(x, index, policy) for x in values)), credits
 
     sizes = row_buckets(policy.window, len(is_open))

@@ -64,6 +64,8 @@ class Call(NamedTuple):
     """Calls of this block that came before."""
     age: Int[Array, ""]
     """Calls that the memory has seen; 0: it is empty."""
+    soft: Float[Array, "G L D"] | None = None
+    """What is added to the embeddings of masks (`sampling/smoothing.py`)."""
 
 
 @runtime_checkable
@@ -91,8 +93,9 @@ class PlainReader:
         self, body: Body, memory: tuple[()], call: Call, policy: Policy
     ) -> tuple[Float[Array, "G S D"], tuple[()]]:
         window = (call.start, policy.window)
-        causal = {"attention_bias": body.sight.of_all()} if policy.is_block_causal else {}
+        own = {"attention_bias": body.sight.of_all()} if policy.is_block_causal else {}
+        own |= {} if call.soft is None else {"soft": call.soft}
         rows = body.model.hidden(
-            call.canvas, body.visible, window=window, turn=body.turn, blocks=body.blocks, **causal
+            call.canvas, body.visible, window=window, turn=body.turn, blocks=body.blocks, **own
         )
         return rows, memory

@@ -101,14 +101,16 @@ class MaskPredictor(nn.Module):
         window: Window | None = None,
         blocks: Sequence[nn.Module] | None = None,
         turn: Rotation | None = None,
+        soft: Float[Tensor, "B L D"] | None = None,
     ) -> Float[Tensor, "B R D"]:
         """Returns the final normalised activations, of all positions or of a window of rows.
 
         `blocks` replaces the model's own. `turn` replaces `position_ids` by their angles
         (`rotation(position_ids)`), which a loop over the same positions computes once.
+        `soft` is added to the embeddings.
         """
         c = self.config
-        x = self.embed(tokens)
+        x = self.embed(tokens, soft)
         x = F.dropout(x, c.embedding_dropout if self.training else 0.0)
         if turn is None:
             length = tokens.shape[1]
@@ -135,13 +137,14 @@ class MaskPredictor(nn.Module):
         *,
         turn: Rotation,
         window: Window | None = None,
+        soft: Float[Tensor, "B L D"] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """Like `hidden` for the rows of a region that attend to what is kept of the others.
 
         `turn` holds the angles of the region's rows, `window` counts from the first of them. The
         memory (`memory` makes an empty one) is written to.
         """
-        x = self.embed(tokens)
+        x = self.embed(tokens, soft)
         return self.ln_f(reread(list(self.blocks), x, turn, kept, visible, region, window))
 
     @staticmethod
@@ -158,12 +161,15 @@ class MaskPredictor(nn.Module):
         """Returns the rotary angles of positions, as cosine and sine."""
         return rotation(position_ids, self.config.head_dim, self.config.rope_theta)
 
-    def embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Looks tokens up, in the activation type."""
+    def embed(
+        self, tokens: Int[Tensor, "B L"], soft: Float[Tensor, "B L D"] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """Looks tokens up, in the activation type, and adds `soft`."""
         x = F.embedding(tokens, self.wte).to(self.dtype)
         # Rounded to the activation type before it multiplies.
         scale = torch.tensor(math.sqrt(self.config.d_model), dtype=self.dtype).item()
-        return x * scale if self.config.input_emb_norm else x
+        x = x * scale if self.config.input_emb_norm else x
+        return x if soft is None else x + soft.to(x.dtype)
 
     def head(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
         """Returns float32 logits: products in the activation type, sums in float32."""

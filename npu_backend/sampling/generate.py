@@ -18,6 +18,7 @@ from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.driver import Progress, ShouldStop, run
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
+from jaxllada.common.sizing import Sizes
 from jaxllada.common.trace import Trace
 from npu_backend.calls import draw_seed, inference, on_host
 from npu_backend.sampling.carry import carried
@@ -26,6 +27,7 @@ from npu_backend.sampling.foresee import foresee
 from npu_backend.sampling.gumbel import RowSeed
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.loop import State, advance, initial_state, open_blocks
+from npu_backend.sampling.smoothing import carried_soft
 
 Randomness = torch.Generator | Sequence[RowSeed] | None
 
@@ -103,13 +105,16 @@ def sample_progress(
     *,
     steps_per_piece: int | None = None,
     should_stop: ShouldStop | None = None,
+    drops_rows: bool = True,
 ) -> Iterator[Progress]:
     """Like `sample_stepwise`, and tells model calls and canvas lengths too.
 
     `should_stop` is asked after every block whether a row is finished. Without `steps_per_piece`
-    there is a piece after every block where rows may end or lengths change, else one.
+    there is a piece after every block where rows may end or lengths change, else one. Rows that are
+    over leave the batch; without `drops_rows` they stay in every call, which costs time.
     """
-    answers = lay_out(model.config, on_host(prompt), config, on_host(attention_mask))
+    sizes = Sizes(keeps_rows=not drops_rows)
+    answers = lay_out(model.config, on_host(prompt), config, on_host(attention_mask), sizes)
     seeds = _row_seeds(generator, len(answers.tokens), config)
     return run(TorchDevice(model, config, seeds), answers, steps_per_piece, should_stop)
 
@@ -138,6 +143,7 @@ class TorchDevice:
             state.order = torch.as_tensor(canvas.order, device=device)
             return Placed(inputs, state, policy, canvas.rows)
         own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
+        soft = carried_soft(placed.state.soft, own, tokens.shape[1])
         if policy.is_guided:
             own = np.concatenate([own, own + len(placed.rows)])
         with inference(self.model):
@@ -150,6 +156,7 @@ class TorchDevice:
             has_ended=torch.zeros(len(canvas.rows), dtype=torch.bool, device=device),
             memory=memory,
             credits=no_credits(len(canvas.rows), policy, device),
+            soft=soft,
             open_blocks=open_blocks(inputs, policy, canvas.block),
             call=0,
         )

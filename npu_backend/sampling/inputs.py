@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jaxllada.common.canvas import Canvas
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.smoothing import call_bounds, call_weights
 from jaxllada.common.unmasking import UnmaskingPlan, transfers, unmasking_plan
 from npu_backend.sampling.gumbel import RowSeed, schedule_noise
 
@@ -43,6 +44,10 @@ class Inputs:
     cfg_scale: float
     bound: float
     """What an adaptive selection compares with."""
+    bounds: list[float]
+    """The same for each call of a block where it changes; else empty."""
+    weights: list[float]
+    """Shares by which masks carry the predictions of a call; empty without smoothing."""
     low_bound: float
     """What the best of a run of masks is compared with."""
     credit: tuple[float, ...]
@@ -90,6 +95,8 @@ class Inputs:
             temperature=float(config.temperature),
             cfg_scale=float(config.cfg_scale),
             bound=float(rule.bound),
+            bounds=call_bounds(rule, config.block_length).tolist(),
+            weights=call_weights(config.smoothing_rule, config.block_length).tolist(),
             low_bound=float(rule.low_bound),
             credit=rule.credit,
             order_temperature=float(rule.order_temperature),

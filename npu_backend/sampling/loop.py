@@ -27,6 +27,7 @@ from npu_backend.sampling.predict import predict
 from npu_backend.sampling.reader import Body, Call
 from npu_backend.sampling.readers import reader_of
 from npu_backend.sampling.select import most_confident
+from npu_backend.sampling.smoothing import Soft, Table, no_soft, of_masks, remembered
 
 
 @dataclass
@@ -43,6 +44,8 @@ class State:
     """What the reader keeps of earlier calls."""
     credits: Credits | None
     """What the positions of the active block predicted in its calls, if that counts."""
+    soft: Soft
+    """What masks carry of earlier predictions, if they do."""
     open_blocks: list[int]
     """Blocks with masks that are left to do; the first one is active, the same for all rows."""
     step: int = 0
@@ -77,35 +80,49 @@ def _advance(
     model: Any, inputs: Inputs, state: State, end_step: int, end_block: int, policy: Policy
 ) -> State:
     body, reader = Body.of(model, inputs, policy), reader_of(policy)
+    table = Table.of(model) if policy.is_smooth else None
     while state.step < end_step and state.block < end_block:
         first = state.open_blocks[0] * policy.block_length
         block_start = inputs.prompt_length + first
         block_end = block_start + policy.block_length
-        start = 0 if policy.fills_prompt else block_start
+        start = 0 if policy.is_wide else block_start
         window = slice(start, start + policy.window)
         tokens = state.canvas[:, window]
         is_open = (tokens == policy.mask_id) & ~state.has_ended[:, None]
         planned = inputs.planned[:, first : first + policy.block_length]
         most_open = int(planned[:, state.call :].sum(axis=1).max())
-        if policy.fills_prompt:
+        is_read = is_open.clone() if policy.reads_ahead else is_open
+        if policy.is_wide:
             is_open[:, block_end:] = False
-        if policy.fills_prompt or not policy.never_mask:
-            most_open = policy.window
-        elif state.most_open is not None:
+        if state.most_open is not None:
             most_open = state.most_open
+        if policy.reads_ahead:
+            # A row that waits for others is left as it is: it must not depend on them.
+            is_read &= is_open.any(dim=1, keepdim=True)
+            later = inputs.planned[:, first + policy.block_length :]
+            most_open += int(later.sum(axis=1).max(initial=0))
+        elif policy.is_wide or not policy.never_mask:
+            most_open = policy.window
         moment = (state.block - inputs.lead) * inputs.plan.calls_per_block + state.call
         moment %= 2**32  # blocks before the end of a prompt count backwards
         noise, ranking = _noise(model, inputs, moment, start, policy)
-        call = Call(state.canvas, start, block_start, state.call, state.age)
+        call = Call(
+            state.canvas, start, block_start, state.call, state.age,
+            of_masks(state.soft, state.canvas, policy),
+        )  # fmt: skip
         prediction, state.memory, state.credits = predict(
-            reader, body, model.head, call, state.memory, state.credits, is_open, noise, ranking,
-            inputs, policy, most_open,
+            reader, body, model.head, table, call, state.memory, state.credits, is_read, noise,
+            ranking, inputs, policy, most_open,
         )  # fmt: skip
         count = inputs.transfers[:, first + state.call]
         last = _is_any(prediction.tokens, policy.end_ids)
-        bounds = (inputs.bound, inputs.low_bound)
+        bound = inputs.bounds[state.call] if policy.has_decay else inputs.bound
+        bounds = (bound, inputs.low_bound)
         chosen = most_confident(prediction.score, is_open, count, last, policy.extra, *bounds)
         _write(tokens, chosen, prediction.tokens)
+        if state.soft is not None and prediction.expected is not None:
+            carried = state.soft[:, window]
+            carried.copy_(remembered(carried, prediction.expected, is_read, state.call, inputs))
         _write(state.order[:, window], chosen, state.step)
         _write(state.confidence[:, window], chosen, prediction.confidence)
         state.step += 1
@@ -175,6 +192,7 @@ def initial_state(model: Any, inputs: Inputs, canvas: Int[Tensor, "B L"], policy
         has_ended=torch.zeros(len(canvas), dtype=torch.bool, device=canvas.device),
         memory=memory,
         credits=no_credits(len(canvas), policy, canvas.device),
+        soft=no_soft(model, canvas, policy),
         open_blocks=open_blocks(inputs, policy, 0),
     )
 

@@ -20,6 +20,7 @@ from npu_backend.sampling.end_think import end_think_pull
 from npu_backend.sampling.inputs import Inputs
 from npu_backend.sampling.logits import read_logits
 from npu_backend.sampling.reader import Body, Call, Reader
+from npu_backend.sampling.smoothing import Table, expected_embedding
 
 Head = Callable[[Any], Any]
 """The head alone: [N, D] -> float32 logits [N, V]."""
@@ -36,12 +37,15 @@ class Prediction(NamedTuple):
     """What the trace shows: in [0, 1]."""
     score: Float[Tensor, "B S"]
     """What puts the positions in order."""
+    expected: Float[Tensor, "B S D"] | None = None
+    """The embedding that the model expects, if masks carry it into the next call."""
 
 
 def predict(
     reader: Reader,
     body: Body,
     head: Head,
+    table: Table | None,
     call: Call,
     memory: Any,
     credits: Credits | None,
@@ -64,6 +68,8 @@ def predict(
     if policy.is_guided:
         without_prompt = torch.where(inputs.known, policy.mask_id, call.canvas)
         call = call._replace(canvas=torch.cat([call.canvas, without_prompt]))
+        if call.soft is not None:
+            call = call._replace(soft=call.soft.repeat(2, 1, 1))
     states, memory = reader.read(body, memory, call, policy)
     index = None
     if most_open < policy.window:
@@ -90,6 +96,7 @@ def predict(
         if policy.is_guided:
             unconditional = head(states[rows.start + count : rows.stop + count])
             logits = unconditional + (inputs.cfg_scale + 1) * (logits - unconditional)
+        expected = () if table is None else (expected_embedding(logits, table),)
         if pulled is not None:
             token, pull = (value[rows, None] for value in pulled)
             logits = logits.scatter_add(1, token, pull)
@@ -98,14 +105,16 @@ def predict(
             before = Credits(*(value[rows] for value in own))
             logits, gained = credited(logits, before, call.number, inputs, policy)
         draws = None if noise is None else noise[rows]
-        parts.append((*read_logits(logits, draws, inputs, policy), *gained))
+        parts.append((*read_logits(logits, draws, inputs, policy), *gained, *expected))
     values = [torch.cat(value).unflatten(0, shape) for value in zip(*parts, strict=True)]
     if index is not None:
         # What is not open keeps nothing: it will not be predicted again.
         values = [_scatter(value, index, policy) for value in values]
     prediction = Prediction(*values[:3])
     if own is not None:
-        credits = Credits(*values[3:])
+        credits = Credits(*values[3:5])
+    if table is not None:
+        prediction = prediction._replace(expected=values[-1])
     if ranking is not None and policy.rank == "random":
         prediction = prediction._replace(confidence=ranking, score=ranking)
     elif ranking is not None:

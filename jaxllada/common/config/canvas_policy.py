@@ -87,6 +87,8 @@ def check_canvas(config: Any) -> None:
         raise UserError(
             f"compat={config.compat} fills masks of a prompt in its own way: leave infill=true out"
         )
+    if config.start_block_align:
+        _check_alignment(config)
     if isinstance(rule, AdaptiveCanvas):
         if config.logits_eos_inf:
             raise UserError(
@@ -118,3 +120,18 @@ def check_canvas(config: Any) -> None:
             f"{canvas} changes the answer's length, which cache={config.cache} keeps features for:"
             " use canvas=fixed, or another cache such as dual"
         )
+
+
+def _check_alignment(config: Any) -> None:
+    """Raises `UserError` for what blocks on the grid of a row cannot be combined with."""
+    clash = ""
+    if config.infill:
+        clash = "infill=true, which counts blocks from the end of the prompt"
+    elif config.compat is not None:
+        clash = f"compat={config.compat}, which repeats a release with blocks behind the prompt"
+    elif isinstance(config.cache_rule, FeatureCache):
+        clash = f"cache={config.cache}, which keeps prompt and answer apart"
+    elif config.end_think_token_ids:
+        clash = "end_think_token_ids, which count from the end of the prompt"
+    if clash:
+        raise UserError(f"start_block_align=true and {clash}: use one of them")

@@ -18,6 +18,7 @@ from jaxllada.common.config.canvas_policy import (
     check_canvas,
 )
 from jaxllada.common.config.selection import SELECTIONS, Selection
+from jaxllada.common.config.smoothing import SMOOTHINGS, Smoothing, SoftSmoothing, check_smoothing
 from jaxllada.common.config.spec import from_spec, to_spec
 from jaxllada.common.errors import UserError, nearest
 
@@ -28,6 +29,7 @@ _SPECS: dict[str, Mapping[str, Any]] = {
     "selection": SELECTIONS,
     "cache": CACHES,
     "canvas": CANVASES,
+    "smoothing": SMOOTHINGS,
 }
 _AMOUNTS = ("temperature", "cfg_scale", "end_think_logit_boost", "end_think_boost_power")
 _ID_LISTS = (
@@ -48,7 +50,7 @@ class SamplingConfig:
 
     steps: int = 128
     """Model calls for the whole answer, shared equally by the blocks; for one block where the
-    canvas changes, and under `infill`."""
+    canvas changes, and under `infill` or `start_block_align`."""
     gen_length: int = 128
     """Answer length in tokens; the most an answer gets where the canvas changes."""
     block_length: int = 128
@@ -107,6 +109,13 @@ class SamplingConfig:
     infill: bool = False
     """Fill the masks inside prompts, too, block by block from the first one on; gen_length may
     then be 0."""
+    smoothing: str = "none"
+    """Whether masks remember what earlier calls predicted for them: none, or
+    soft[:weight,start,growth,reach] (a share of the expected embedding is added to theirs)."""
+    start_block_align: bool = False
+    """Blocks begin at multiples of `block_length`, counted from the beginning of a row: the end of
+    the prompt shares the first block, and `steps` counts per block. Otherwise the first block
+    begins behind the prompt."""
 
     def __post_init__(self) -> None:
         for name, kinds in _SPECS.items():
@@ -134,6 +143,7 @@ class SamplingConfig:
         if self.eot_token_id is not None and integer("eot_token_id", self.eot_token_id) < 0:
             raise UserError(f"eot_token_id={self.eot_token_id} must be a token id or null")
         check_canvas(self)
+        check_smoothing(self)
         if self.gen_length % self.block_length:
             raise UserError(
                 f"gen_length={self.gen_length} is not a whole number of blocks of"
@@ -155,7 +165,7 @@ class SamplingConfig:
     @property
     def shares_steps(self) -> bool:
         """Whether `steps` are those of the whole answer."""
-        return self.is_fixed and not self.infill
+        return self.is_fixed and not self.infill and not self.start_block_align
 
     @property
     def steps_per_block(self) -> int:
@@ -205,6 +215,17 @@ class SamplingConfig:
     def canvas_rule(self) -> CanvasPolicy:
         """`canvas`, parsed."""
         return from_spec("canvas", self.canvas, CANVASES)
+
+    @property
+    def smoothing_rule(self) -> Smoothing:
+        """`smoothing`, parsed."""
+        return from_spec("smoothing", self.smoothing, SMOOTHINGS)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether every call reads the masks of later blocks, too."""
+        rule = self.smoothing_rule
+        return isinstance(rule, SoftSmoothing) and rule.reach == "canvas"
 
     @property
     def needs_key(self) -> bool:

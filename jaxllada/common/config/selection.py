@@ -54,6 +54,11 @@ class Rule:
         return 0.0
 
     @property
+    def decay(self) -> float:
+        """How far the number comes down from 1 with every call of a block; 0: it is there."""
+        return 0.0
+
+    @property
     def low_bound(self) -> float:
         """The number that the best of each run of masks is compared with, if `extra` has runs."""
         return 0.0
@@ -124,9 +129,18 @@ class Threshold(Rule):
     relative: bool = False
     """Also keep what is within 1e-5 of the most confident prediction, as dInfer does
     (arXiv:2510.08666v2)."""
+    decay: float = 0.0
+    """If not 0, call i of a block compares with max(1 - decay * i, threshold): dInfer's threshold
+    of an iteration, which goes with `smoothing` (published: 0.02)."""
 
     def __post_init__(self) -> None:
         _non_negative("threshold", self.threshold)
+        _non_negative("decay", self.decay)
+        if self.decay and self.threshold >= 1:
+            raise UserError(
+                f"threshold={self.threshold} leaves decay={self.decay} nothing to come down to: use"
+                " a threshold below 1"
+            )
 
     @property
     def extra(self) -> Extra:

@@ -98,13 +98,15 @@ class FeatureReader:
 
         def whole(memory: Any) -> tuple[Array, Any]:
             step = functools.partial(_whole, self, place=place, renew_answer=renew_answer)
-            x, memory = _walk(step, step, stack, body.model.embed(call.canvas), memory)
+            x = body.model.embed(call.canvas, call.soft)
+            x, memory = _walk(step, step, stack, x, memory)
             return take_window(x, (call.start, policy.window)), memory
 
         def answer(is_due: bool, memory: Any) -> tuple[Array, Any]:
             first = functools.partial(_answer, place=place)
             later = first if is_due else functools.partial(_partial, self, place=place)
-            x = body.model.embed(place.answer(call.canvas))
+            soft = None if call.soft is None else place.answer(call.soft)
+            x = body.model.embed(place.answer(call.canvas), soft)
             x, memory = _walk(first, later, stack, x, memory)
             return take_window(x, (call.start - place.start, policy.window)), memory
 

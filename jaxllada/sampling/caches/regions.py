@@ -52,6 +52,7 @@ class RegionReader:
             return body.model.reread(
                 call.canvas, kept, Region(0, length), sight.of_all(),
                 turn=body.turn, window=(call.start, policy.window), blocks=body.blocks,
+                soft=call.soft,
             )  # fmt: skip
 
         def part(size: int, kept: Memory) -> tuple[Array, Memory]:
@@ -65,6 +66,7 @@ class RegionReader:
             return body.model.reread(
                 cut(call.canvas), kept, Region(origin, size, renewed), sight.of(rows),
                 turn=tuple(cut(angles) for angles in body.turn), window=window, blocks=body.blocks,
+                soft=None if call.soft is None else cut(call.soft),
             )  # fmt: skip
 
         sizes = [size for size in regions.sizes(length) if size < length]

@@ -87,7 +87,8 @@ class FeatureReader:
         place = Place(body.prompt_length, self.answer_length, body.turn, body.sight)
         renew_answer = call.age % self.rule.answer_interval == 0
         renew_prompt = call.age % self.rule.prompt_interval == 0
-        x = body.model.embed(call.canvas if renew_prompt else place.answer(call.canvas))
+        own = (call.canvas,) if call.soft is None else (call.canvas, call.soft)
+        x = body.model.embed(*(x if renew_prompt else place.answer(x) for x in own))
         for index, (block, own) in enumerate(zip(body.model.blocks, memory, strict=True)):
             if renew_prompt:
                 x = _whole(self, block, x, own, place, renew_answer or index == 0)

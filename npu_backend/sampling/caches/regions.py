@@ -56,5 +56,6 @@ class RegionReader:
             call.canvas[:, rows], memory.kept, region, visible,
             turn=tuple(angles[:, rows] for angles in body.turn),
             window=(call.start - region.start, policy.window),
+            soft=None if call.soft is None else call.soft[:, rows],
         )  # fmt: skip
         return states, RegionMemory(memory.kept, call.block_start)
