@@ -5,11 +5,19 @@ They are set here, before anything imports JAX. `JAXLLADA_TEST_SHAPES=0` runs wi
 """
 
 import os
+from collections import Counter
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
+# Programs of tests run for milliseconds, and compiling them was most of the suite's time. Without
+# LLVM's optimiser and the newer emitters XLA takes a quarter of it; what it is told to compile is
+# the same. contracts/test_compiler.py holds the golden values to XLA as users run it.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
 # Models of tests are tiny: threads of torch would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests must not wait for a hub or a tracking server that may not be there.
@@ -34,3 +42,18 @@ if os.environ.get("JAXLLADA_TEST_SHAPES", "1") != "0":
 def _own_caches(tmp_path_factory, monkeypatch):
     """Keeps tests away from the user's caches and from each other's."""
     monkeypatch.setenv("JAXLLADA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _batches_shrink_at_once(monkeypatch):
+    """Runs of tests are too short to be worth a batch of another size."""
+    monkeypatch.setattr("jaxllada.common.sizing.LEAST_SAVING", 0)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with more of the slow tests come first, so that no process is left with one at the end.
+
+    Processes get whole files in this order (`--dist loadfile --no-loadscope-reorder`).
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

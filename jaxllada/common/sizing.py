@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+LEAST_SAVING = 64
+"""Rows times model calls that a smaller batch has to save where it may be compiled first: about
+what compiling a small model costs on a CPU."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -10,17 +14,27 @@ class Sizes:
     multiple: int = 1
     """Canvas lengths are multiples of this."""
     few: bool = False
-    """Sizes that change during a run are few: batches are powers of two, lengths `multiple` times
-    1, 2, 3, 4, 6, 8, 12 and so on."""
+    """Sizes that change during a run are few: rows, and lengths over `multiple`, are 1, 2, 3, 4, 6,
+    8, 12 and so on."""
+    keeps_rows: bool = False
+    """Rows that are over stay on the device, which shows what leaving saves."""
 
     def length(self, needed: int, *, is_growing: bool) -> int:
         """Columns of a canvas that holds `needed`."""
         count = -(-needed // self.multiple)
-        if self.few and is_growing:
-            power = 2 ** (count.bit_length() - 1)
-            count = next(size for size in (power, power * 3 // 2, power * 2) if size >= count)
-        return count * self.multiple
+        return (_size(count) if self.few and is_growing else count) * self.multiple
 
-    def batch(self, needed: int, present: int) -> int:
-        """Rows to put on the device, which holds `present` now."""
-        return min(present, 2 ** (needed - 1).bit_length()) if self.few else needed
+    def batch(self, needed: int, present: int, calls: int) -> int:
+        """Rows to put on the device for so many calls at most; it holds `present` now."""
+        if self.keeps_rows:
+            return present
+        if not self.few:
+            return needed
+        size = min(present, _size(needed))
+        return size if (present - size) * calls >= LEAST_SAVING else present
+
+
+def _size(count: int) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12 and so on that is not below `count`."""
+    power = 2 ** (count.bit_length() - 1)
+    return next(size for size in (power, power * 3 // 2, power * 2) if size >= count)

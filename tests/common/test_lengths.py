@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jaxllada.common import sizing
 from jaxllada.common.lengths import change_in_blocks, end_confidence, end_density
 from jaxllada.common.sizing import Sizes
 
@@ -48,7 +49,18 @@ def test_growing_canvases_come_in_few_sizes():
     assert Sizes().length(77, is_growing=True) == 77
 
 
-def test_batches_shrink_to_powers_of_two_and_never_grow():
+def test_batches_shrink_in_few_sizes_and_never_grow():
     sizes = Sizes(64, few=True)
-    assert [sizes.batch(rows, 7) for rows in range(1, 8)] == [1, 2, 4, 4, 7, 7, 7]
-    assert [Sizes().batch(rows, 7) for rows in (1, 5, 7)] == [1, 5, 7]
+    many = [sizes.batch(rows, 11, 999) for rows in range(1, 12)]
+    assert many == [1, 2, 3, 4, 6, 6, 8, 8, 11, 11, 11]
+    assert [Sizes().batch(rows, 7, 1) for rows in (1, 5, 7)] == [1, 5, 7]
+    for few in (False, True):
+        kept = Sizes(few=few, keeps_rows=True)
+        assert [kept.batch(rows, 7, 999) for rows in (1, 5)] == [7, 7]
+
+
+def test_a_batch_shrinks_where_that_saves_enough_to_be_compiled(monkeypatch):
+    sizes = Sizes(64, few=True)
+    monkeypatch.setattr(sizing, "LEAST_SAVING", 64)
+    assert [sizes.batch(4, 8, calls) for calls in (1, 15, 16, 99)] == [8, 8, 4, 4]
+    assert Sizes().batch(4, 8, 1) == 4

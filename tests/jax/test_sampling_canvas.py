@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxllada.common import sizing
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 from jaxllada.sampling import generate
-from jaxllada.sampling.generate import sample, sample_stepwise, sample_trace
+from jaxllada.sampling.generate import sample, sample_progress, sample_stepwise, sample_trace
 from jaxllada.sampling.loop import advance
 from tests.jax.sampling_oracle import TableModel
 from tests.plain_canvas import (
@@ -123,10 +124,21 @@ def test_rows_of_a_batch_that_shrinks_are_those_of_rows_alone(config, temperatur
         np.testing.assert_allclose(together.confidence[row], alone.confidence[0], rtol=1e-6)
 
 
-def test_finished_rows_are_dropped_in_buckets(placed):
+def test_finished_rows_are_dropped_in_buckets(placed, monkeypatch):
     """The ends are in blocks 2, 2, 1, 1 and 1 (from 0) of the answers."""
-    sample(model_of(ending_table(3, 5)), RAGGED, FIXED, SEEN)
+    model = model_of(ending_table(3, 5))
+    dropped = sample_trace(model, RAGGED, FIXED, SEEN)
     assert [rows for rows, _ in placed] == [5, 2]
+    placed.clear()
+    kept = list(sample_progress(model, RAGGED, FIXED, SEEN, drops_rows=False))[-1].trace
+    assert [rows for rows, _ in placed] == [5, 5]
+    monkeypatch.setattr(sizing, "LEAST_SAVING", 64)
+    placed.clear()
+    rare = sample_trace(model, RAGGED, FIXED, SEEN)
+    assert [rows for rows, _ in placed] == [5, 5]
+    for other in (kept, rare):
+        np.testing.assert_array_equal(other.tokens, dropped.tokens)
+        np.testing.assert_array_equal(other.order, dropped.order)
 
 
 def test_a_run_without_decisions_is_one_piece_on_the_device(monkeypatch):
