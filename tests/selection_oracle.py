@@ -21,13 +21,13 @@ def one_row(logits_of, prompt, config, model, rule):
         start = len(prompt) + block * size
         places = range(start, start + size)
         planned = schedule(rule, size, steps)
-        credit = np.zeros((x.shape[1], model.rows))
+        credit = DenseCredit(rule, x.shape[1], model.rows)
         while any(x[0, i] == mask_id for i in places):
             logits = logits_of(x, np.ones(x.shape, np.int32))[0].astype(np.float64)
             logits[:, mask_id] = -np.inf if ranked_without_mask(rule) else logits[:, mask_id]
             left = [i for i in places if x[0, i] == mask_id]
             if rule.startswith("credit"):
-                give_credit(rule, credit, logits, left, mask_id)
+                credit.give(logits, left, mask_id)
             best, score = {}, {}
             for i in left:
                 choice = logits[i].copy()
@@ -61,19 +61,24 @@ def sureness(rule, p, token):
     return float(p[token])
 
 
-def give_credit(rule, credit, logits, places, mask_id):
-    """One call of trace credit: the whole matrix shrinks, winners gain, logits are raised."""
-    numbers = {"alpha": 0.7, "beta": 0.8, "gamma": 0.2}
-    for name, text in name_and_values(rule)[1].items():
-        if name in numbers:
-            numbers[name] = float(text)
-    credit *= numbers["beta"]
-    for i in places:
-        choice = logits[i].copy()
-        choice[mask_id] = -np.inf
-        winner = int(np.argmax(choice))
-        credit[i, winner] += softmax(logits[i])[winner] ** numbers["gamma"]
-        logits[i] += numbers["alpha"] * np.log(credit[i] + 1)
+class DenseCredit:
+    """Trace credit as it was published: a number per position and token."""
+
+    def __init__(self, rule, positions, vocabulary):
+        self.amounts = np.zeros((positions, vocabulary))
+        self.numbers = {"alpha": 0.7, "beta": 0.8, "gamma": 0.2}
+        given = name_and_values(rule)[1].items()
+        self.numbers |= {name: float(text) for name, text in given if name in self.numbers}
+
+    def give(self, logits, places, mask_id):
+        """One call: everything shrinks, winners gain, and the logits are raised."""
+        self.amounts *= self.numbers["beta"]
+        for i in places:
+            choice = logits[i].copy()
+            choice[mask_id] = -np.inf
+            winner = int(np.argmax(choice))
+            self.amounts[i, winner] += softmax(logits[i])[winner] ** self.numbers["gamma"]
+            logits[i] += self.numbers["alpha"] * np.log(self.amounts[i] + 1)
 
 
 def of_runs(rule, places, score):
