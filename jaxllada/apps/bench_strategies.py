@@ -21,7 +21,8 @@ from jaxllada.common.timing import Times, Worker, speed_ratio, take_turns
 
 EXACT = "exact"
 PUBLISHED = (
-    EXACT, "threshold:0.9", "factor:1.0", "prefix", "dual", "vicinity", "dllm",
+    EXACT, "threshold:0.9", "credit:0.9", "hierarchy:0.92", "factor:1.0",
+    "prefix", "dual", "vicinity", "dllm",
     "prefix+threshold:0.9", "dual+threshold:0.9",
 )  # fmt: skip
 """What `--strategies all` stands for."""

@@ -42,7 +42,7 @@ def models():
 
 
 def last(progress, model, config):
-    # A finished row that waits for others has no changed features: rounding would choose among them.
+    # Features of a finished row that waits for others have not changed: rounding would choose.
     rows = slice(0, 1 if config.cache.startswith("dllm") else len(PROMPTS))
     prompts = PROMPTS[rows].copy()
     if config.infill:
