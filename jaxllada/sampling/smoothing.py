@@ -72,7 +72,9 @@ def remembered(
     return jnp.where(is_read[..., None], new, soft)
 
 
-def carried_soft(soft: Soft, rows: Int[np.ndarray, " R"], length: int) -> Soft:
+def carried_soft(
+    soft: Soft, rows: Int[np.ndarray, " R"], length: int
+) -> Float[Array, "R N D"] | tuple[()]:
     """Takes rows over to a canvas of another length; new positions carry nothing."""
     if isinstance(soft, tuple):
         return ()

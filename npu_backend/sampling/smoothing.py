@@ -74,7 +74,9 @@ def remembered(
     return torch.where(is_read[..., None], new, soft)
 
 
-def carried_soft(soft: Soft, rows: Int[np.ndarray, " R"], length: int) -> Soft:
+def carried_soft(
+    soft: Soft, rows: Int[np.ndarray, " R"], length: int
+) -> Float[Tensor, "R N D"] | None:
     """Takes rows over to a canvas of another length; new positions carry nothing."""
     if soft is None:
         return None
