@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    task: Literal["train", "sample", "growth"] = field(
+    task: Literal["train", "sample", "growth", "rows", "likelihood"] = field(
         default="sample", metadata={"positional": True}
     )
-    """What to measure: one optimiser step, one whole generation, or how its time grows with length
-    and batch."""
+    """What to measure: one optimiser step, one whole generation, how its time grows with length
+    and batch, what rows that are over save by leaving, or scoring with and without reuse of
+    prompts."""
     model_name_or_path: str = ""
     """Preset, config.json or model folder; the first two get random weights. llada-100m by
     default."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations; for sampling also of the weights."""
     batch_size: int = 0
-    """Rows; 0: 2 for training, 1 for sampling."""
+    """Rows; 0: 2 for training, 1 for sampling, 8 for rows. Likelihood: options; 0: 1."""
     length: int = 512
     """Training: tokens of a row."""
     remat: Literal["none", "full", "dots", "attention"] = "none"
@@ -47,13 +48,17 @@ class BenchConfig:
     """Sampling: length of a block."""
     strategies: tuple[str, ...] = ()
     """Sampling: ways to compare, separated by spaces: exact, a cache, a selection, or both joined
-    by +; all: the published ones. Growth: exact and dual by default."""
+    by +; all: the published ones. Growth: exact and dual by default; rows: exact."""
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
-    """Growth: tokens of the answer."""
+    """Growth: tokens of the answer. Likelihood: of the prompt."""
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Growth: rows."""
     steps_per_block: int = 8
-    """Growth: model calls per block."""
+    """Growth and rows: model calls per block."""
+    option_length: int = 12
+    """Likelihood: tokens of an option."""
+    mc_num: int = 128
+    """Likelihood: masks per option."""
     output: str = ""
     """Growth: picture to write (.png, .svg, .pdf)."""
     rounds: int = 5
@@ -71,18 +76,20 @@ class BenchConfig:
     def __post_init__(self) -> None:
         for key in (
             "length", "prompt_length", "gen_length", "steps", "block_length", "rounds",
-            "steps_per_block",
+            "steps_per_block", "option_length", "mc_num",
         ):  # fmt: skip
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: expected 1 or more")
         if self.batch_size < 0:
             raise UserError(f"batch_size={self.batch_size}: expected 1 or more, or 0 to choose")
-        if self.beside and self.task == "growth":
-            raise UserError(f"beside={self.beside[0]}: growth measures our code alone")
+        if self.beside and self.task in ("growth", "rows", "likelihood"):
+            raise UserError(f"beside={self.beside[0]}: {self.task} measures our code alone")
         if len(self.beside) > 1 and not self.strategies:
             raise UserError(f"beside names {len(self.beside)} programs: that needs strategies")
-        if self.strategies and self.task not in ("sample", "growth"):
-            raise UserError(f"strategies={self.strategies[0]}: is only for bench sample and growth")
+        if self.strategies and self.task not in ("sample", "growth", "rows"):
+            raise UserError(
+                f"strategies={self.strategies[0]}: is only for bench sample, growth and rows"
+            )
         if self.output and self.task != "growth":
             raise UserError(f"output={self.output}: is only for bench growth")
         if self.output and not Path(self.output).absolute().parent.is_dir():
@@ -99,6 +106,14 @@ def run(config: BenchConfig, backend: "Backend") -> int:
         from jaxllada.apps.bench_growth import bench_growth, growth_table
 
         report, table = bench_growth(config, backend), growth_table
+    elif config.task == "rows":
+        from jaxllada.apps.bench_rows import bench_rows, rows_table
+
+        report, table = bench_rows(config, backend), rows_table
+    elif config.task == "likelihood":
+        from jaxllada.apps.bench_likelihood import bench_likelihood, likelihood_table
+
+        report, table = bench_likelihood(config, backend), likelihood_table
     elif config.strategies:
         from jaxllada.apps.bench_strategies import bench_strategies, strategies_table
 

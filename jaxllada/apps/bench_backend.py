@@ -1,13 +1,17 @@
 """What a package brings to `bench`: a model that samples, one that trains, times and memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.data.cutting import Batch
+from jaxllada.common.driver import Progress
+from jaxllada.common.engine import ShouldStop
+from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.trace import Trace
 
 
@@ -19,6 +23,23 @@ class Sampler(Protocol):
 
     def sample(self, prompt: np.ndarray, settings: SamplingConfig) -> Trace:
         """Fills the answers of a prompt [B, P], greedily; returns when the device is done."""
+        ...
+
+    def sample_rows(
+        self,
+        prompt: np.ndarray,
+        settings: SamplingConfig,
+        should_stop: ShouldStop | None,
+        *,
+        drops_rows: bool,
+    ) -> Progress:
+        """Like `sample`, with a rule that ends rows, which then leave the batch or stay."""
+        ...
+
+    def score(
+        self, questions: Sequence[Question], settings: LikelihoodConfig
+    ) -> list[QuestionScores]:
+        """Scores the options of questions."""
         ...
 
     def save(self, folder: str) -> None:

@@ -6,6 +6,8 @@ jaxllada bench sample --beside "python other_implementation.py"
 jaxllada bench sample --beside "python -m npu_backend.commands.beside"
 jaxllada bench sample --strategies exact dual threshold:0.9 dual+threshold:0.9
 jaxllada bench growth --output growth.png
+jaxllada bench rows --batch_size 16 --gen_length 256
+jaxllada bench likelihood --lengths 192 512 1024 2048
 jaxllada bench convert --size 4GB
 
 `convert` takes turns with `cp -r` of the same bytes, all timed until they are on the disk.
@@ -28,11 +30,12 @@ from jaxllada.common.sizes import parse_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Config(bench.BenchConfig):
-    task: Literal["train", "sample", "growth", "convert"] = field(
+    task: Literal["train", "sample", "growth", "rows", "likelihood", "convert"] = field(
         default="sample", metadata={"positional": True}
     )
     """What to measure: one optimiser step, one whole generation, how its time grows with length and
-    batch, or conversions both ways."""
+    batch, what rows that are over save by leaving, scoring with and without reuse of prompts, or
+    conversions both ways."""
     size: str = ""
     """Converting: bytes of weights, such as 4GB; the model (llada-8b by default) gets so many
     layers. 4GB by default."""

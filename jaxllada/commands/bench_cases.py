@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,14 +19,19 @@ from jaxllada.apps.bench_cases import (
     training_batch,
 )
 from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.config.train import TrainConfig
+from jaxllada.common.driver import Progress
+from jaxllada.common.engine import ShouldStop
+from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.timing import forget_peak_memory, peak_memory
 from jaxllada.common.trace import Trace
 from jaxllada.convert import load, save
+from jaxllada.diffusion.likelihood import score
 from jaxllada.models.mask_predictor import MaskPredictor
-from jaxllada.sampling.generate import sample_trace
+from jaxllada.sampling.generate import sample_progress, sample_trace
 from jaxllada.train.optim import make_optimizer
 from jaxllada.train.state import initial_state
 from jaxllada.train.step import train_step
@@ -44,6 +50,24 @@ class Sampler:
 
     def sample(self, prompt: np.ndarray, settings: SamplingConfig) -> Trace:
         return sample_trace(self.model, prompt, settings)  # it is fetched: nothing is left to do
+
+    def sample_rows(
+        self,
+        prompt: np.ndarray,
+        settings: SamplingConfig,
+        should_stop: ShouldStop | None,
+        *,
+        drops_rows: bool,
+    ) -> Progress:
+        pieces = sample_progress(
+            self.model, prompt, settings, should_stop=should_stop, drops_rows=drops_rows
+        )
+        return list(pieces)[-1]
+
+    def score(
+        self, questions: Sequence[Question], settings: LikelihoodConfig
+    ) -> list[QuestionScores]:
+        return score(self.model, questions, settings)
 
     def save(self, folder: str) -> None:
         save(self.model, folder)

@@ -5,6 +5,8 @@
     python -m npu_backend bench sample --strategies exact dual threshold:0.9 dual+threshold:0.9
     python -m npu_backend bench sample --beside "python -m jaxllada.commands.beside"
     python -m npu_backend bench growth --output growth.png
+    python -m npu_backend bench rows --batch_size 16 --gen_length 256
+    python -m npu_backend bench likelihood --lengths 192 512 1024 2048
 
 Times end when the device has done its work. Peak memory is that of the process and, on a device,
 that of its allocator; the fraction of a matrix product's speed is what the model asks for, divided

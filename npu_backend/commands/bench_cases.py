@@ -1,6 +1,7 @@
 """What torch brings to `bench`: models with random weights, a training step, times and memory."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from jaxllada.apps.bench_cases import (
 )
 from jaxllada.common import timing
 from jaxllada.common.config.compute import ComputeConfig
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.config.train import TrainConfig
+from jaxllada.common.driver import Progress
+from jaxllada.common.engine import ShouldStop
 from jaxllada.common.run.origin import Origin
+from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.common.trace import Trace
 from npu_backend.convert import load, save
 from npu_backend.device import (
@@ -31,9 +36,10 @@ from npu_backend.device import (
     peak_memory,
     synchronize,
 )
+from npu_backend.diffusion.likelihood import score
 from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.probe import check_mode, choose_kernels
-from npu_backend.sampling.generate import sample_trace
+from npu_backend.sampling.generate import sample_progress, sample_trace
 from npu_backend.sharding import Mesh
 from npu_backend.train.optim import make_optimizer
 from npu_backend.train.start import make_network, set_weights
@@ -58,6 +64,24 @@ class Sampler:
         trace = sample_trace(self.model, prompt, settings)
         synchronize(self.model.device)
         return trace
+
+    def sample_rows(
+        self,
+        prompt: np.ndarray,
+        settings: SamplingConfig,
+        should_stop: ShouldStop | None,
+        *,
+        drops_rows: bool,
+    ) -> Progress:
+        pieces = sample_progress(
+            self.model, prompt, settings, should_stop=should_stop, drops_rows=drops_rows
+        )
+        return list(pieces)[-1]
+
+    def score(
+        self, questions: Sequence[Question], settings: LikelihoodConfig
+    ) -> list[QuestionScores]:
+        return score(self.model, questions, settings)
 
     def save(self, folder: str) -> None:
         save(self.model, folder)
