@@ -73,8 +73,8 @@ def predict(
     states, memory = reader.read(body, memory, call, policy)
     index = None
     if most_open < policy.window:
-        # Open positions first, both kinds in order.
-        index = (~is_open).int().argsort(dim=1, stable=True)[:, :most_open]
+        # Open positions first, both kinds in order; an NPU sorts integers on its slow AiCpu.
+        index = (~is_open).float().argsort(dim=1, stable=True)[:, :most_open]
         states = take_rows(states, index.repeat(2 if policy.is_guided else 1, 1))
     shape = (len(is_open), most_open)
     states = states.flatten(0, 1)

@@ -34,7 +34,7 @@ def most_confident(
     is_first = eligible
     if last is not None:
         # A second stable sort: an offset for `last` would round small confidences to equal values.
-        group = torch.where(eligible, last.int(), 2).gather(1, order)
+        group = torch.where(eligible, last.float(), 2.0).gather(1, order)
         order = order.gather(1, group.argsort(dim=1, stable=True))
         is_first = eligible & ~last
     place = torch.arange(order.shape[1], device=order.device).expand_as(order)

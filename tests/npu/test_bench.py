@@ -3,10 +3,14 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from jaxllada.apps.bench_strategies import PUBLISHED
 from jaxllada.apps.beside import serve
 from jaxllada.common.config.presets import PRESETS
 from npu_backend.__main__ import main
@@ -80,6 +84,23 @@ def test_strategies_are_rows_beside_the_exact_decode(bench):
     assert rows[0]["equal_to_exact"] == 1.0
     assert all(row["peak_bytes"] > 0 for row in rows)
     assert rows[1]["seconds_per_call"] == rows[1]["seconds_median"] / rows[1]["nfe"]
+
+
+@pytest.mark.skipif(not IS_NPU, reason="only torch_npu has an AiCpu")
+def test_no_strategy_needs_the_slow_processor_of_the_card():
+    """torch_npu warns, once a process, of operators that run on the AiCpu: sorting integers did."""
+    code = """
+import sys, tests.ascend_sim.ascend_sim
+from npu_backend.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    words = ["bench", "sample", *TINY, *SAMPLE, "--rounds", "1", "--strategies", *PUBLISHED]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "AiCpu" not in done.stderr
 
 
 def test_growth_measures_both_sweeps(bench):
