@@ -47,8 +47,8 @@ class BenchConfig:
     block_length: int = 32
     """Sampling: length of a block."""
     strategies: tuple[str, ...] = ()
-    """Sampling: ways to compare, separated by spaces: exact, a cache, a selection, or both joined
-    by +; all: the published ones. Growth: exact and dual by default; rows: exact."""
+    """Sampling: ways to compare, separated by spaces: exact, a cache, a selection, a smoothing, or
+    several joined by +; all: the published ones. Growth: exact and dual by default; rows: exact."""
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
     """Growth: tokens of the answer. Likelihood: of the prompt."""
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)

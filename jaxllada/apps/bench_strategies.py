@@ -1,8 +1,8 @@
 """`bench sample --strategies`: ways to sample side by side, and beside other programs.
 
-A strategy is `exact`, or a cache, a selection or both joined by `+`, in the words of those keys:
-`dual`, `threshold:0.9`, `dual+threshold:0.9`. The settings are those of the reference: what differs
-from `exact` is what the strategy names.
+A strategy is `exact`, or a cache, a selection, a smoothing or several joined by `+`, in the words
+of those keys: `dual`, `threshold:0.9`, `dual+threshold:0.9`, `dual+soft`. The settings are those of
+the reference: what differs from `exact` is what the strategy names.
 """
 
 import tempfile
@@ -16,6 +16,7 @@ from jaxllada.apps.bench_backend import Backend
 from jaxllada.apps.bench_cases import exact_settings, random_prompt, sampling_call
 from jaxllada.common.config.cache import CACHES
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.config.smoothing import SMOOTHINGS
 from jaxllada.common.errors import UserError
 from jaxllada.common.timing import Times, Worker, speed_ratio, take_turns
 
@@ -23,7 +24,7 @@ EXACT = "exact"
 PUBLISHED = (
     EXACT, "threshold:0.9", "credit:0.9", "hierarchy:0.92", "factor:1.0",
     "prefix", "dual", "vicinity", "dllm",
-    "prefix+threshold:0.9", "dual+threshold:0.9",
+    "prefix+threshold:0.9", "dual+threshold:0.9", "threshold:0.9,decay=0.02+soft",
 )  # fmt: skip
 """What `--strategies all` stands for."""
 
@@ -52,7 +53,9 @@ def strategy_config(strategy: str, exact: SamplingConfig) -> SamplingConfig:
     """The settings of a strategy; raises `UserError` for a word that names none."""
     changes: dict[str, str] = {}
     for word in [] if strategy == EXACT else strategy.split("+"):
-        key = "cache" if word.partition(":")[0] in CACHES else "selection"
+        name = word.partition(":")[0]
+        key = "smoothing" if name in SMOOTHINGS else "selection"
+        key = "cache" if name in CACHES else key  # both know the word none
         if key in changes:
             raise UserError(f"strategies={strategy} names two values of {key}")
         changes[key] = word

@@ -44,6 +44,8 @@ class TuneOptions(Options):
     """Selections to try, separated by spaces, such as fixed threshold:0.9 factor:1.0."""
     sweep_cache: tuple[str, ...] = ()
     """Caches to try, separated by spaces, such as none prefix dual."""
+    sweep_smoothing: tuple[str, ...] = ()
+    """Smoothings to try, separated by spaces, such as none soft soft:0.3,reach=canvas."""
     min_agreement: float = 0.95
     """The preset is the fastest setting that agrees with the reference this far."""
     batch_size: int = 1
@@ -66,6 +68,7 @@ class TuneOptions(Options):
             "block_length": self.sweep_block_length,
             "selection": self.sweep_selection,
             "cache": self.sweep_cache,
+            "smoothing": self.sweep_smoothing,
         }
 
 

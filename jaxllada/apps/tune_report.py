@@ -142,7 +142,7 @@ def _name(
             continue
         named.append((x, y))
         parts = [
-            str(points[i][key]) if key in ("selection", "cache")
+            str(points[i][key]) if key in ("selection", "cache", "smoothing")
             else f"{key.removesuffix('_length')} {points[i][key]}"
             for key in shown
             if points[i][key] not in ("fixed", "none")
@@ -155,4 +155,5 @@ def _name(
 
 
 def _kind(point: Point) -> str:
-    return str(point["selection"]).partition(":")[0]
+    selection, smoothing = (str(point[key]).partition(":")[0] for key in ("selection", "smoothing"))
+    return selection if smoothing == "none" else f"{selection} + {smoothing}"

@@ -12,7 +12,7 @@ from jaxllada.common.answers import Decoder, until_end
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import Engine, Generation
 
-SWEPT = ("steps", "block_length", "selection", "cache")
+SWEPT = ("steps", "block_length", "selection", "cache", "smoothing")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Run:
 def reference_config(config: SamplingConfig) -> SamplingConfig:
     """The slow decode on the same canvas: one token per model call, nothing remembered."""
     usual = SamplingConfig()
-    per_run = config.canvas == usual.canvas and not config.infill
-    steps = config.gen_length if per_run else config.block_length
-    return replace(config, steps=steps, selection=usual.selection, cache=usual.cache)
+    steps = config.gen_length if config.shares_steps else config.block_length
+    kept = {key: getattr(usual, key) for key in ("selection", "cache", "smoothing")}
+    return replace(config, steps=steps, **kept)
 
 
 def settings(

@@ -33,6 +33,7 @@ def test_strategies_are_words_of_the_keys_they_set():
     both = strategy_config("dual+threshold:0.8", EXACT)
     assert (both.cache, both.selection) == ("dual", "threshold:0.8")
     assert (both.steps, both.gen_length) == (EXACT.steps, EXACT.gen_length)
+    assert strategy_config("none+soft:0.2", EXACT).smoothing == "soft:0.2"
     for wrong in ("threshold:0.9+factor:1.0", "dual+prefix", "duel", "threshold:high"):
         with pytest.raises(UserError, match="strategies="):
             strategy_config(wrong, EXACT)

@@ -114,6 +114,11 @@ def test_the_reference_is_the_slow_decode_of_the_same_answer():
     slow = reference_config(fast)
     assert (slow.steps, slow.block_length, slow.temperature) == (8, 4, 0.5)
     assert (slow.selection, slow.cache, slow.canvas) == ("fixed", "none", "fixed")
+    smooth = SamplingConfig(
+        steps=2, gen_length=8, block_length=4, start_block_align=True, smoothing="soft"
+    )
+    slow = reference_config(smooth)
+    assert (slow.steps, slow.smoothing, slow.start_block_align) == (4, "none", True)
     growing = SamplingConfig(steps=2, gen_length=8, block_length=4, canvas="grow", cache="dual")
     slow = reference_config(growing)
     assert (slow.steps, slow.cache, slow.canvas) == (4, "none", "grow"), "steps of one block"
@@ -130,7 +135,8 @@ def test_a_preset_file_reads_back_as_the_settings(tmp_path):
 
 
 def test_the_table_shows_what_varies_and_marks_the_choice():
-    points = [dict(steps=n, block_length=8, selection="fixed", cache="none") for n in (8, 4, 2)]
+    fixed = {"block_length": 8, "selection": "fixed", "cache": "none", "smoothing": "none"}
+    points = [{"steps": n, **fixed} for n in (8, 4, 2)]
     text = table(points, [outcome(1.0, 1), outcome(0.9, 3), outcome(0.8, 2)], 1)
     lines = text.splitlines()
     assert "block_length" not in lines[0]
