@@ -163,12 +163,14 @@ def bench_model(config: BenchConfig, backend: "Backend") -> dict[str, Any]:
     }
     if worker is not None:
         other = times["beside"]
+        on_device = other.result.get("peak_device_bytes")
         report |= {
             "beside": config.beside[0],
             "beside_seconds_median": other.median,
             "beside_seconds_best": other.best,
             "times_faster": speed_ratio(ours, other),
             "beside_peak_resident_bytes": other.result.get("peak_bytes"),
+            **({"beside_peak_device_bytes": on_device} if on_device else {}),
             **case.compare(ours.result, other.result),
         }
     return report

@@ -123,7 +123,8 @@ def _row(key: str, times: Times, prompt_length: int) -> Row:
     program, strategy = key.split("\t")
     result: Mapping[str, Any] = times.result
     answer = np.array(result["tokens"])[:, prompt_length:] if "tokens" in result else None
-    return Row(strategy, program, times, result.get("nfe"), answer, result.get("peak_bytes"))
+    peak = result.get("peak_device_bytes", result.get("peak_bytes"))
+    return Row(strategy, program, times, result.get("nfe"), answer, peak)
 
 
 def _entries(rows: Sequence[Row], program: str, tokens: int) -> list[dict[str, Any]]:

@@ -38,6 +38,9 @@ def main(make: Callable[[Sequence[str]], Backend], argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {sys.executable} lacks {error.name}, which this needs", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -49,8 +52,7 @@ def serve(backend: Backend, task: Mapping[str, Any], requests: TextIO, answers: 
     for line in requests:
         result = calls[json.loads(line).get("strategy", EXACT)]()
         peaks = backend.peaks()
-        peak = peaks.get("peak_device_bytes", peaks["peak_resident_bytes"])
-        _tell(answers, {"peak_bytes": peak, **result})
+        _tell(answers, {**peaks, "peak_bytes": peaks["peak_resident_bytes"], **result})
 
 
 def prepared(backend: Backend, task: Mapping[str, Any]) -> dict[str, Call]:
