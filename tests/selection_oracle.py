@@ -22,10 +22,12 @@ def one_row(logits_of, prompt, config, model, rule):
         places = range(start, start + size)
         planned = schedule(rule, size, steps)
         credit = DenseCredit(rule, x.shape[1], model.rows)
-        while any(x[0, i] == mask_id for i in places):
+        for call in range(size):
+            left = [i for i in places if x[0, i] == mask_id]
+            if not left:
+                break
             logits = logits_of(x, np.ones(x.shape, np.int32))[0].astype(np.float64)
             logits[:, mask_id] = -np.inf if ranked_without_mask(rule) else logits[:, mask_id]
-            left = [i for i in places if x[0, i] == mask_id]
             if rule.startswith("credit"):
                 credit.give(logits, left, mask_id)
             best, score = {}, {}
@@ -35,8 +37,8 @@ def one_row(logits_of, prompt, config, model, rule):
                 best[i] = int(np.argmax(choice))
                 score[i] = sureness(rule, softmax(logits[i]), best[i])
             ranked = sorted(score, key=lambda i: (-score[i], i))
-            count = max(planned.pop(0), adaptive(rule, [score[i] for i in ranked]))
-            for i in {*ranked[:count], *of_runs(rule, places, score)}:
+            count = max(planned.pop(0), adaptive(rule, [score[i] for i in ranked], call))
+            for i in {*ranked[:count], *of_runs(rule, places, score, call)}:
                 x[0, i] = best[i]
             yield x.copy()
 
@@ -81,12 +83,19 @@ class DenseCredit:
             logits[i] += self.numbers["alpha"] * np.log(self.amounts[i] + 1)
 
 
-def of_runs(rule, places, score):
+def bound(rule, call):
+    """The first number of a rule, or what it has come down to by a call of the block."""
+    values = name_and_values(rule)[1]
+    number, decay = float(next(iter(values), None) or 0), float(values.get("decay", 0))
+    return max(1 - decay * call, number) if decay else number
+
+
+def of_runs(rule, places, score, call=0):
     """What hierarchical decoding takes besides the best: `score` holds the places with a mask."""
     name, values = name_and_values(rule)
     if name != "hierarchy":
         return []
-    threshold, low = map(float, values)
+    threshold, low = bound(rule, call), float(list(values)[1])
     runs = [[]]
     for i in places:
         if i in score:
@@ -117,10 +126,10 @@ def schedule(rule, masks, steps):
     return [count for count in counts if count]
 
 
-def adaptive(rule, q):
+def adaptive(rule, q, call=0):
     """How many of the sorted scores an adaptive rule takes; 0 for a fixed one."""
     name, values = name_and_values(rule)
-    number = float(next(iter(values), None) or 0) if name in ADAPTIVE else 0.0
+    number = bound(rule, call) if name in ADAPTIVE else 0.0
     m = len(q)
     if name in ("threshold", "credit") and values.get("relative") == "true":
         # dInfer: what reaches the threshold, or nearly the best where nothing does.
@@ -154,9 +163,9 @@ RULES = [
     "threshold:0.5",
     "threshold:0.4,relative=true",
     "credit:0.5,alpha=3.0",
-    "credit:0.3,relative=true,alpha=1.5,beta=0.5,gamma=0.6",
+    "credit:0.3,relative=true,decay=0.2,alpha=1.5,beta=0.5,gamma=0.6",
     "hierarchy:0.3,0.1",
-    "hierarchy:0.16,0.08",
+    "hierarchy:0.16,0.08,decay=0.3",
     "factor:1.0",
     "factor:1.4",
     "factor:1.4,rule=fast_dllm",

@@ -10,6 +10,7 @@ import pytest
 from jaxllada import convert
 from jaxllada.common.answer_rows import lay_out
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.config.selection import Credit, Hierarchy
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
 from jaxllada.sampling.credit import Credits, credited, no_credits
@@ -185,6 +186,7 @@ def test_a_strict_hierarchy_is_the_fixed_number_and_a_bold_one_a_call(model, ste
     ("changes", "message"),
     [
         ({"selection": "hierarchy:0.5,0.7"}, r"low=0.7 is above threshold=0.5"),
+        ({"selection": "hierarchy:1.0,decay=0.1"}, "leaves decay=0.1 nothing to come down to"),
         ({"selection": "hierarchy:-1"}, "threshold=-1.0 must be a finite number"),
         ({"selection": "credit:0.9,alpha=0"}, "alpha=0 gives no credit: use selection=threshold"),
         ({"selection": "credit:0.9,beta=1.2"}, r"beta=1.2 must lie in \[0, 1\]"),
@@ -198,3 +200,12 @@ def test_a_strict_hierarchy_is_the_fixed_number_and_a_bold_one_a_call(model, ste
 def test_what_cannot_be_is_refused_by_name(changes, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(CONFIG, **changes)
+
+
+def test_rules_are_given_as_values_or_text():
+    for rule, text in [
+        (Credit(0.8, gamma=0.5), "credit:0.8,gamma=0.5"),
+        (Hierarchy(low=0.5), "hierarchy:0.92,0.5"),
+    ]:
+        config = dataclasses.replace(CONFIG, selection=rule)
+        assert (config.selection, config.selection_rule) == (text, rule)

@@ -135,12 +135,7 @@ class Threshold(Rule):
 
     def __post_init__(self) -> None:
         _non_negative("threshold", self.threshold)
-        _non_negative("decay", self.decay)
-        if self.decay and self.threshold >= 1:
-            raise UserError(
-                f"threshold={self.threshold} leaves decay={self.decay} nothing to come down to: use"
-                " a threshold below 1"
-            )
+        _check_decay(self.threshold, self.decay)
 
     @property
     def extra(self) -> Extra:
@@ -157,7 +152,8 @@ class Credit(Threshold):
 
     CreditDecoding (arXiv:2510.06133v2; dInfer, arXiv:2510.08666v2): in every call of a block the
     credits C of a position shrink by `beta`, its most likely token gains p**gamma, and
-    alpha * log(1 + C) is added to its logits. A new block begins without credit.
+    alpha * log(1 + C) is added to its logits, from which tokens and confidences are then taken. A
+    new block begins without credit.
     """
 
     alpha: float = 0.7
@@ -194,10 +190,13 @@ class Hierarchy(Rule):
     """Probability above which a token is kept wherever it stands."""
     low: float = 0.62
     """Probability above which the best of a run is kept."""
+    decay: float = 0.0
+    """As that of `threshold`."""
 
     def __post_init__(self) -> None:
         _non_negative("threshold", self.threshold)
         _non_negative("low", self.low)
+        _check_decay(self.threshold, self.decay)
         if self.low > self.threshold:
             raise UserError(
                 f"low={self.low} is above threshold={self.threshold}, which keeps all that pass it:"
@@ -336,3 +335,12 @@ SELECTIONS: Mapping[str, type[Selection]] = {
 def _non_negative(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"{name}={value} must be a finite number, 0 or larger")
+
+
+def _check_decay(threshold: float, decay: float) -> None:
+    _non_negative("decay", decay)
+    if decay and threshold >= 1:
+        raise UserError(
+            f"threshold={threshold} leaves decay={decay} nothing to come down to: use a threshold"
+            " below 1"
+        )
