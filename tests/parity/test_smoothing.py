@@ -123,6 +123,17 @@ def test_rows_that_wait_for_each_other_are_the_same(models, options):
     np.testing.assert_array_equal(theirs.order, ours.order)
 
 
+def test_a_row_that_stays_keeps_what_its_masks_carry(models):
+    options = AHEAD | ALIGNED
+    leaves, stays = (set(frames[-1].tolist()) for frames in slow_frames(models, options))
+    config = jaxllada.SamplingConfig(**PLAN | options, stop_token_ids=tuple(leaves - stays))
+    expected = slow_frames(models, options)[1][-1]
+    for sample, model in ((jax_trace, models[0]), (torch_trace, models[1])):
+        trace = sample(model, PROMPTS, config, VISIBLE)
+        np.testing.assert_array_equal(trace.tokens[1], expected)
+        assert trace.tokens[0, -1] == models[0].config.eos_token_id, "the first row left early"
+
+
 def test_the_expected_embedding_is_scaled_as_the_embedding_is():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 8, (5, 40)).astype(np.float32)
