@@ -16,9 +16,9 @@ from jaxtyping import Bool, Int
 
 from jaxllada.common.alignment import aligned
 from jaxllada.common.canvas import Canvas, Snapshot, positions_of
-from jaxllada.common.config.canvas_policy import AdaptiveCanvas, FixedCanvas
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
+from jaxllada.common.lengths import first_length
 from jaxllada.common.policy import Policy
 from jaxllada.common.prompts import checked_prompt
 from jaxllada.common.sizing import Sizes
@@ -252,14 +252,3 @@ def lay_out(
     """
     prompt, visible = checked_prompt(model, prompt, config, attention_mask)
     return Answers(prompt, visible, config, model, sizes or Sizes())
-
-
-def first_length(config: SamplingConfig) -> int:
-    """Positions of an answer before the first model call."""
-    match config.canvas_rule:
-        case FixedCanvas():
-            return config.gen_length
-        case AdaptiveCanvas(start=start):
-            blocks = -(-start // config.block_length)
-            return min(blocks * config.block_length, config.gen_length)
-    return config.block_length

@@ -14,6 +14,9 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxllada.common.config.canvas_policy import AdaptiveCanvas, FixedCanvas
+from jaxllada.common.config.sampling import SamplingConfig
+
 INTERVAL = 0.1
 """Distance of the density from the wanted range for which the change doubles."""
 LARGEST_CHANGE = 8
@@ -48,3 +51,14 @@ def change_in_blocks(density: float, low: float, high: float) -> int:
         return 0
     size = 2 ** max(0, math.ceil((abs(gap) + 1e-12) / INTERVAL) - 1)
     return int(math.copysign(min(size, LARGEST_CHANGE), gap))
+
+
+def first_length(config: SamplingConfig) -> int:
+    """Positions of an answer before the first model call."""
+    match config.canvas_rule:
+        case FixedCanvas():
+            return config.gen_length
+        case AdaptiveCanvas(start=start):
+            blocks = -(-start // config.block_length)
+            return min(blocks * config.block_length, config.gen_length)
+    return config.block_length

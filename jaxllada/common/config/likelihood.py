@@ -6,7 +6,8 @@ Names and defaults are those of the released estimator; what it does not have is
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from jaxllada.common.config.sampling import Attention, integer, non_negative
+from jaxllada.common.config.checks import integer, non_negative
+from jaxllada.common.config.sampling import Attention
 from jaxllada.common.errors import UserError, nearest
 
 Method = Literal["monte_carlo", "confidence", "exact"]

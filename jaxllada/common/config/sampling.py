@@ -3,9 +3,7 @@
 Names and defaults are those of the released `generate`.
 """
 
-import math
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -17,10 +15,11 @@ from jaxllada.common.config.canvas_policy import (
     FixedCanvas,
     check_canvas,
 )
+from jaxllada.common.config.checks import divisors, integer, non_negative, one_of, token_ids
 from jaxllada.common.config.selection import SELECTIONS, Selection
 from jaxllada.common.config.smoothing import SMOOTHINGS, Smoothing, SoftSmoothing, check_smoothing
 from jaxllada.common.config.spec import from_spec, to_spec
-from jaxllada.common.errors import UserError, nearest
+from jaxllada.common.errors import UserError
 
 Remasking = Literal["low_confidence", "random"]
 Compat = Literal["official-2025"]
@@ -122,7 +121,7 @@ class SamplingConfig:
             # A dataclass may be given as well; its text is what is kept, compared and written.
             rule = from_spec(name, getattr(self, name), kinds)
             object.__setattr__(self, name, to_spec(rule, kinds))
-        _one_of("attention", self.attention, get_args(Attention))
+        one_of("attention", self.attention, get_args(Attention))
         if isinstance(self.cache_rule, BlockCausalCache) and self.attention != "block_causal":
             raise UserError(
                 f"cache={self.cache} is for attention=block_causal, which the model must be trained"
@@ -134,11 +133,11 @@ class SamplingConfig:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {least}")
         for name in _AMOUNTS:
             non_negative(name, getattr(self, name))
-        _one_of("remasking", self.remasking, get_args(Remasking))
+        one_of("remasking", self.remasking, get_args(Remasking))
         if self.compat is not None:
-            _one_of("compat", self.compat, get_args(Compat))
+            one_of("compat", self.compat, get_args(Compat))
         for name in _ID_LISTS:
-            object.__setattr__(self, name, _ids(name, getattr(self, name)))
+            object.__setattr__(self, name, token_ids(name, getattr(self, name)))
         self._check_selection()
         if self.eot_token_id is not None and integer("eot_token_id", self.eot_token_id) < 0:
             raise UserError(f"eot_token_id={self.eot_token_id} must be a token id or null")
@@ -147,7 +146,7 @@ class SamplingConfig:
         if self.gen_length % self.block_length:
             raise UserError(
                 f"gen_length={self.gen_length} is not a whole number of blocks of"
-                f" block_length={self.block_length}; {_divisors(self.gen_length)} would be"
+                f" block_length={self.block_length}; {divisors(self.gen_length)} would be"
             )
         if self.shares_steps and self.steps % self.num_blocks:
             below = self.steps - self.steps % self.num_blocks
@@ -233,45 +232,3 @@ class SamplingConfig:
         rule = self.selection_rule
         draws_order = "random" in (self.remasking, rule.rank) or rule.order_temperature > 0
         return self.temperature > 0 or draws_order or rule.is_stochastic
-
-
-def integer(name: str, value: Any) -> int:
-    """Returns a whole number; raises `UserError` for anything else, bool included."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise UserError(f"{name}={value!r} must be a whole number") from None
-
-
-def non_negative(name: str, value: Any) -> None:
-    """Raises `UserError` unless the value is a finite number, 0 or larger."""
-    try:
-        valid = math.isfinite(value) and value >= 0
-    except TypeError:
-        valid = False
-    if not valid:
-        raise UserError(f"{name}={value!r} must be a finite number, 0 or larger")
-
-
-def _ids(name: str, value: Any) -> tuple[int, ...]:
-    """Token ids as a tuple; raises `UserError` for anything else."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"{name}={value!r} must be a list of token ids")
-    ids = tuple(integer(name, token) for token in value)
-    if any(token < 0 for token in ids):
-        raise UserError(f"{name}={list(ids)} must hold token ids, 0 or larger")
-    return ids
-
-
-def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        hint = nearest(str(value), known) or f"; choose from {', '.join(known)}"
-        raise UserError(f"{name}={value!r} is unknown{hint}")
-
-
-def _divisors(length: int) -> str:
-    """The larger divisors of a length, as a hint."""
-    known = [n for n in range(length, 0, -1) if length % n == 0]
-    return " or ".join(str(n) for n in known[:4])
