@@ -28,8 +28,9 @@ fi
 "$(dirname "${BASH_SOURCE[0]}")/hf4.sh" || say skip "transformers 4.57 could not be installed"
 export PATH=$ROOT/.venv/bin:$PATH
 
-# Whole files to every process: within a file, tests share what they compile.
-parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile)
+# Whole files to every process: within a file, tests share what they compile. They are handed out in
+# the order of tests/conftest.py, the slow ones first.
+parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 failed=()
 summary=()
 

@@ -64,7 +64,9 @@ def make_tutorial(folder: Path, save: Callable[[ModelConfig, Path], object]) -> 
     from datasets import Dataset, DatasetDict
 
     for name in ("llada-8b", "llada-100M"):
-        make_model(folder / name, max_sequence_length=1024)
+        # As little as attention over the tutorial's 1024 tokens can be.
+        shape = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 1}
+        make_model(folder / name, max_sequence_length=1024, **shape)
     save(read_config(folder / "llada-8b"), folder / "llada-8b")
     tokenizer = Tokenizer.from_folder(folder / "llada-8b")
     splits = {"train": [], "test": []}

@@ -39,6 +39,7 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.own_kernels
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_folder_comes_back_bit_for_bit(tmp_path_factory, data):
@@ -66,6 +67,7 @@ def test_any_folder_comes_back_bit_for_bit(tmp_path_factory, data):
         assert config_of(folder / "back") == config_of(folder / "in")
 
 
+@pytest.mark.own_kernels
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_any_model_comes_back_bit_for_bit(tmp_path_factory, data):
@@ -86,6 +88,7 @@ def test_any_model_comes_back_bit_for_bit(tmp_path_factory, data):
         assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.own_kernels
 def test_illada_comes_back_bit_for_bit_with_its_stored_head(tmp_path):
     stored = write_model(tmp_path / "in", ILLADA, "llama", "bfloat16", shards=3)
     model = load(tmp_path / "in")

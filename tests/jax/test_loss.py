@@ -206,5 +206,6 @@ for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many)):
 
 
 def test_a_mesh_of_eight_devices_gives_the_same_loss_and_gradients():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", MESH_PROGRAM], check=True, env=os.environ | flags)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    changes = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", MESH_PROGRAM], check=True, env=os.environ | changes)

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 
 def on_eight_devices(program, *arguments, timeout=280):
     """Runs a program in a process with 8 CPU devices and returns what it printed."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAXLLADA_CACHE"]}
     cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     done = subprocess.run(
@@ -184,7 +184,7 @@ def test_two_processes_equal_one(tmp_path):
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "two"), port]
-    env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     both = [
         subprocess.Popen(
             [*command, str(i)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
