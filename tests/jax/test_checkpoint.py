@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, on any mesh; damaged ones are named and passed over."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 import textwrap
@@ -164,9 +165,11 @@ def test_a_checkpoint_moves_to_another_mesh(open_checkpoints):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), got, state)
         print("moved")
     """
+    # The same compiler as here: the states are drawn twice and compared to the bit.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.strip() == "moved", done.stderr
