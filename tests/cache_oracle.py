@@ -191,6 +191,7 @@ def dllm(prompt_interval, answer_interval, ratio):
                 new, old = v[P:], own["vg"]
                 norms = np.linalg.norm(new, axis=1) * np.linalg.norm(old, axis=1)
                 cosine = (new * old).sum(axis=1) / np.maximum(norms, 1e-8)
+                cosine[cosine > 1 - 1e-5] = 1
                 index = np.argsort(cosine, kind="stable")[:chosen]
                 own["vg"] = new.copy()
                 own["kg"][index] = k[P:][index]

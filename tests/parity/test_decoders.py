@@ -42,12 +42,10 @@ def models():
 
 
 def last(progress, model, config):
-    # Features of a finished row that waits for others have not changed: rounding would choose.
-    rows = slice(0, 1 if config.cache.startswith("dllm") else len(PROMPTS))
-    prompts = PROMPTS[rows].copy()
+    prompts = PROMPTS.copy()
     if config.infill:
         prompts[:, 3] = model.config.mask_token_id
-    *_, end = progress(model, prompts, config, VISIBLE[rows], steps_per_piece=5)
+    *_, end = progress(model, prompts, config, VISIBLE, steps_per_piece=5)
     return end
 
 

@@ -30,6 +30,9 @@ from jaxllada.sampling.reader import Body, Call
 EPSILON = 1e-8
 """Smallest product of norms in a cosine."""
 
+STILL = 1e-5
+"""A cosine this close to 1 counts as 1: what has not moved is told apart by rounding alone."""
+
 
 class Features(NamedTuple):
     """What one block keeps; a stack of blocks has a leading axis."""
@@ -231,6 +234,7 @@ def _most_turned(
     a, b = (values.astype(jnp.float32).reshape(*values.shape[:2], -1) for values in (new, old))
     norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     cosine = jnp.sum(a * b, axis=-1) / jnp.maximum(norms, EPSILON)
+    cosine = jnp.where(cosine > 1 - STILL, 1, cosine)
     return jnp.argsort(cosine, axis=1, stable=True)[:, : reader.chosen]
 
 

@@ -27,6 +27,9 @@ from npu_backend.sampling.reader import Body, Call
 EPSILON = 1e-8
 """Smallest product of norms in a cosine."""
 
+STILL = 1e-5
+"""A cosine this close to 1 counts as 1: what has not moved is told apart by rounding alone."""
+
 
 @dataclass
 class Features:
@@ -184,6 +187,7 @@ def _most_turned(
     a, b = (values.float().flatten(2) for values in (new, old))
     norms = a.norm(dim=-1) * b.norm(dim=-1)
     cosine = (a * b).sum(dim=-1) / norms.clamp(min=EPSILON)
+    cosine = cosine.masked_fill(cosine > 1 - STILL, 1.0)
     return cosine.argsort(dim=1, stable=True)[:, : reader.chosen]
 
 
