@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from jaxllada.common.config.cache import Cache, FeatureCache, NoCache
 from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.rule import Extra, Rank
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.common.config.selection import Dream, Extra, Rank
+from jaxllada.common.config.selection import Dream
 from jaxllada.common.config.smoothing import NoSmoothing
 from jaxllada.common.errors import UserError
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxllada.common.config.selection import Extra
+from jaxllada.common.config.rule import Extra
 
 TIE = 1e-5
 """Distance from the best that the `relative` threshold takes for a tie (dInfer)."""

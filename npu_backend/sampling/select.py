@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jaxllada.common.config.selection import Extra
+from jaxllada.common.config.rule import Extra
 
 TIE = 1e-5
 """Distance from the best that the `relative` threshold takes for a tie (dInfer)."""

@@ -9,8 +9,8 @@ import pytest
 
 from jaxllada import convert
 from jaxllada.common.answer_rows import lay_out
+from jaxllada.common.config.adaptive import Credit, Hierarchy
 from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.common.config.selection import Credit, Hierarchy
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
 from jaxllada.sampling.credit import Credits, credited, no_credits
