@@ -10,6 +10,15 @@ import numpy as np
 from jaxllada.common.unmasking import transfer_counts
 from tests.cache_oracle import PlainModel, none
 
+PLAN = {"steps": 16, "gen_length": 16, "block_length": 8}
+# Two prompts of different length, padded on the left.
+PROMPTS = np.array([[17, 3, 29, 5, 9, 26, 8], [0, 0, 0, 7, 12, 4, 3]], np.int32)
+VISIBLE = np.array([[1] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32)
+# Shares that change what this model says; those of the published setting change little here.
+STRONG = {"smoothing": "soft:4,1,0.5"}
+AHEAD = {"smoothing": "soft:4,1,0.5,reach=canvas"}
+ALIGNED = {"steps": 5, "start_block_align": True}
+
 
 class SoftModel(PlainModel):
     """Takes rows that are embedded already."""

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float32, Int
 from jaxllada.common.answer_rows import Answers
 from jaxllada.common.canvas import Canvas, Snapshot
 from jaxllada.common.config.canvas_policy import AdaptiveCanvas, GrowingCanvas
-from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.engine import ShouldStop
 from jaxllada.common.lengths import change_in_blocks, end_confidence, end_density
 from jaxllada.common.trace import Trace
@@ -153,13 +152,13 @@ class Course(Generic[S]):
     def _place(self, rows: Int[np.ndarray, " R"]) -> None:
         self.rows = rows
         if len(rows):
-            calls = self._calls_left(self.answers.config)
-            self.batch = self.answers.sizes.batch(len(rows), self.batch, calls)
+            self.batch = self.answers.sizes.batch(len(rows), self.batch, self._calls_left())
             canvas = self.answers.canvas(rows, self.batch, self.block, self.step)
             self.placed = self.device.place(canvas, self.placed)
 
-    def _calls_left(self, config: SamplingConfig) -> int:
+    def _calls_left(self) -> int:
         """Most calls that blocks take which the longest answer may yet have."""
+        config = self.answers.config
         blocks = -(-self.answers.tokens.shape[1] // config.block_length) - self.block
         return max(0, blocks) * unmasking_plan(config).calls_per_block
 

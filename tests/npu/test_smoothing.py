@@ -12,13 +12,7 @@ from npu_backend.sampling.generate import sample_stepwise, sample_trace
 from tests import smoothing_oracle
 from tests.jax.golden import DENSE
 from tests.npu.devices import DEVICE
-
-PLAN = {"steps": 16, "gen_length": 16, "block_length": 8}
-PROMPTS = np.array([[17, 3, 29, 5, 9, 26, 8], [0, 0, 0, 7, 12, 4, 3]], np.int32)
-VISIBLE = np.array([[1] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32)
-STRONG = {"smoothing": "soft:4,1,0.5"}
-AHEAD = {"smoothing": "soft:4,1,0.5,reach=canvas"}
-ALIGNED = {"steps": 5, "start_block_align": True}
+from tests.smoothing_oracle import AHEAD, ALIGNED, PLAN, PROMPTS, STRONG, VISIBLE
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,7 @@ from npu_backend.sampling import smoothing as torch_smoothing
 from npu_backend.sampling.generate import sample_trace as torch_trace
 from tests import cache_oracle, smoothing_oracle
 from tests.jax.golden import DENSE
-
-PLAN = {"steps": 16, "gen_length": 16, "block_length": 8}
-# Two prompts of different length, padded on the left.
-PROMPTS = np.array([[17, 3, 29, 5, 9, 26, 8], [0, 0, 0, 7, 12, 4, 3]], np.int32)
-VISIBLE = np.array([[1] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32)
-# Shares that change what this model says; those of the published setting change little here.
-STRONG = {"smoothing": "soft:4,1,0.5"}
-AHEAD = {"smoothing": "soft:4,1,0.5,reach=canvas"}
-ALIGNED = {"steps": 5, "start_block_align": True}
+from tests.smoothing_oracle import AHEAD, ALIGNED, PLAN, PROMPTS, STRONG, VISIBLE
 
 
 @pytest.fixture(scope="module")
