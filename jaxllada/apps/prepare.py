@@ -72,7 +72,9 @@ class Config:
 
 def run(config: Config) -> None:
     """Prepares, shows three rows and prints what there is."""
-    from jaxllada.common.data.sources import RowOptions, for_chat, load_rows, prepare_sources
+    from jaxllada.common.data.preparing import prepare_sources
+    from jaxllada.common.data.row_options import RowOptions
+    from jaxllada.common.data.sources import for_chat, load_rows
     from jaxllada.common.tokenizer import Tokenizer
 
     target = Path(config.output_dir) if config.output_dir else None

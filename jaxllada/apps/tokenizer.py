@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jaxllada.common.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxllada.common.data.readers import Part
+    from jaxllada.common.data.parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)

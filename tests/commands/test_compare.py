@@ -11,7 +11,8 @@ from jaxllada.common.config.load import load_file
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.train import TrainConfig
-from jaxllada.common.data.sources import RowOptions, load_rows
+from jaxllada.common.data.row_options import RowOptions
+from jaxllada.common.data.sources import load_rows
 from jaxllada.common.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow

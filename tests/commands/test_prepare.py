@@ -7,7 +7,8 @@ import pytest
 
 from jaxllada.apps import prepare, tokenizer
 from jaxllada.common.config.load import load_config
-from jaxllada.common.data.sources import RowOptions, load_rows
+from jaxllada.common.data.row_options import RowOptions
+from jaxllada.common.data.sources import load_rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from jaxllada.common.data import shards, sources
+from jaxllada.common.data import preparing, shards
 from jaxllada.common.data.json_lines import JsonRows
-from jaxllada.common.data.sources import RowOptions, load_rows, prepare_sources
+from jaxllada.common.data.preparing import prepare_sources
+from jaxllada.common.data.row_options import RowOptions
+from jaxllada.common.data.sources import load_rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
 
@@ -122,9 +124,9 @@ def test_preparing_goes_on_where_it_was_stopped(tmp_path, tokenizer, monkeypatch
     """Killed behind the second piece of five; afterwards only the others are made."""
     rows = GOOD if kind == "pairs" else [{"text": row["instruction"] * 9} for row in GOOD]
     spec = write(tmp_path / "d.jsonl", rows)
-    monkeypatch.setattr(sources, "SHARD", 6)
+    monkeypatch.setattr(preparing, "SHARD", 6)
     monkeypatch.setattr(shards.pieces, "__kwdefaults__", {"size": 6})
-    made, real = [], sources._piece
+    made, real = [], preparing._piece
 
     def piece(*arguments):
         if len(made) == 2 and not (tmp_path / "again").exists():
@@ -132,14 +134,14 @@ def test_preparing_goes_on_where_it_was_stopped(tmp_path, tokenizer, monkeypatch
         made.append(arguments[-2])
         return real(*arguments)
 
-    monkeypatch.setattr(sources, "_piece", piece)
+    monkeypatch.setattr(preparing, "_piece", piece)
     with pytest.raises(KeyboardInterrupt):
         load_rows(spec, tokenizer, options(tmp_path, max_length=48))
     (tmp_path / "again").touch()
     resumed = load_rows(spec, tokenizer, options(tmp_path, max_length=48))["train"]
     assert made == [0, 6, 12, 18, 24, 30]
     assert [path.name[:7] for path in (tmp_path / "cache").iterdir()] == ["tokens-"]
-    monkeypatch.setattr(sources, "SHARD", 4096)
+    monkeypatch.setattr(preparing, "SHARD", 4096)
     whole = options(tmp_path, max_length=48, cache_dir=str(tmp_path / "other"))
     straight = load_rows(spec, tokenizer, whole)["train"]
     assert len(resumed) == len(straight)

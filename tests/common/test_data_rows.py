@@ -9,10 +9,12 @@ import pytest
 from jaxllada.common.data import cache, pretrain, sft
 from jaxllada.common.data.bad_rows import BadRow
 from jaxllada.common.data.batches import StreamSource, source_of
-from jaxllada.common.data.readers import Part
+from jaxllada.common.data.parts import Part
+from jaxllada.common.data.preparing import prepare_sources
+from jaxllada.common.data.row_options import RowOptions
 from jaxllada.common.data.row_stream import PackedStream
 from jaxllada.common.data.rows import Row
-from jaxllada.common.data.sources import RowOptions, load_rows, prepare_sources
+from jaxllada.common.data.sources import load_rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
 

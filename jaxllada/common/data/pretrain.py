@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxllada.common.data.bad_rows import BROKEN, BadRow, BadRows
 from jaxllada.common.data.cache import ArrayWriter
-from jaxllada.common.data.readers import Part
+from jaxllada.common.data.parts import Part
 from jaxllada.common.data.rows import PackedRows
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer

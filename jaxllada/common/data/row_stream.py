@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxllada.common.data.bad_rows import BadRows, OnBadRow
 from jaxllada.common.data.padding import PadPolicy
+from jaxllada.common.data.parts import Part
 from jaxllada.common.data.pretrain import tokenised
-from jaxllada.common.data.readers import Part
 from jaxllada.common.data.rows import PackedRows, Row
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer

@@ -8,7 +8,8 @@ from typing import Any
 from jaxllada.common.config.evaluate import EvaluateConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.train import TrainConfig
-from jaxllada.common.data.sources import RowOptions, for_chat, load_rows
+from jaxllada.common.data.row_options import RowOptions
+from jaxllada.common.data.sources import for_chat, load_rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import notice
