@@ -20,6 +20,7 @@ from jaxllada.common.engine import (
     batch_of,
     check_prompts,
     generations,
+    row_numbers,
 )
 from jaxllada.common.scores import Question, QuestionScores
 from jaxllada.diffusion.likelihood import log_likelihood, score
@@ -61,7 +62,7 @@ class JaxEngine:
         seed: int = 0,
         on_update: Callable[[Update], None] | None = None,
         *,
-        first_row: int = 0,
+        first_row: int | Sequence[int] = 0,
         should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """See `common.engine.Engine.generate`."""
@@ -74,7 +75,7 @@ class JaxEngine:
             tokens,
             config,
             visible,
-            row_keys(seed, first_row, len(prompts)),
+            row_keys(seed, row_numbers(first_row, len(prompts))),
             steps_per_piece=None if on_update is None else 1,
             should_stop=should_stop,
         ):
@@ -100,7 +101,7 @@ class JaxEngine:
         return score(self.model, questions, config, first=first)
 
 
-def row_keys(seed: int, first: int, count: int) -> jax.Array:
-    """Keys [count] of rows `first`, `first` + 1, ... of a request."""
+def row_keys(seed: int, rows: Sequence[int]) -> jax.Array:
+    """Keys [len(rows)] of the rows of a request, by their numbers."""
     key = jax.random.key(seed)
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(count))
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.array(rows, jnp.uint32))

@@ -14,6 +14,7 @@ from jaxllada.common.engine import (
     Update,
     check_prompts,
     generations,
+    row_numbers,
 )
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
@@ -45,13 +46,13 @@ class CausalEngine:
         seed: int = 0,
         on_update: Callable[[Update], None] | None = None,
         *,
-        first_row: int = 0,
+        first_row: int | Sequence[int] = 0,
         should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """See `common.engine.Engine.generate`; what is not written yet is the end token."""
         check_prompts(prompts, config, self.config)
         begun = time.perf_counter()
-        seeds = [RowSeed(seed, first_row + row) for row in range(len(prompts))]
+        seeds = [RowSeed(seed, row) for row in row_numbers(first_row, len(prompts))]
         stops = Stops(should_stop, config, len(prompts))
         piece = None if should_stop is None else config.block_length
         piece = piece if on_update is None else 1

@@ -17,6 +17,7 @@ from jaxllada.common.engine import (
     batch_of,
     check_prompts,
     generations,
+    row_numbers,
 )
 from jaxllada.common.scores import Question, QuestionScores
 from npu_backend import convert
@@ -69,7 +70,7 @@ class TorchEngine:
         seed: int = 0,
         on_update: Callable[[Update], None] | None = None,
         *,
-        first_row: int = 0,
+        first_row: int | Sequence[int] = 0,
         should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """See `common.engine.Engine.generate`."""
@@ -84,7 +85,7 @@ class TorchEngine:
             tokens,
             config,
             visible,
-            [RowSeed(seed, first_row + row) for row in range(len(prompts))],
+            [RowSeed(seed, row) for row in row_numbers(first_row, len(prompts))],
             steps_per_piece=None if on_update is None else 1,
             should_stop=should_stop,
         ):

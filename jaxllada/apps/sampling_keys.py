@@ -4,6 +4,7 @@ A key that is not given is null here; then the preset decides, and where it says
 of the verb.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -113,15 +114,21 @@ class SamplingKeys:
 
         Without the tokenizer, the ids that depend on it are stand-ins: good for checks alone.
         """
-        values = {"stop_at_eos": True, "eot_token_id": tokenizer and tokenizer.eot_id}
-        values |= self.given()
-        if values.get("end_think_logit_boost"):
-            closing = tokenizer.encode(END_THINK) if tokenizer else [0]
-            values.setdefault("end_think_token_ids", tuple(closing))
-        fits = 0 if values.get("infill") else min(128, 2 ** (max(1, room).bit_length() - 1))
-        length = values.setdefault("gen_length", fits)
-        values.setdefault("block_length", USUAL_BLOCK if length % USUAL_BLOCK == 0 else length)
-        per_run = values.get("canvas", "fixed") == "fixed"
-        per_run = per_run and not (values.get("infill") or values.get("start_block_align"))
-        values.setdefault("steps", length if per_run else values["block_length"])
-        return SamplingConfig(**values)
+        return completed(self.given(), room, tokenizer)
+
+
+def completed(
+    given: Mapping[str, Any], room: int, tokenizer: "Tokenizer | None" = None
+) -> SamplingConfig:
+    """The sampler's options where some keys are `given`: the others are the verbs' defaults."""
+    values = {"stop_at_eos": True, "eot_token_id": tokenizer and tokenizer.eot_id, **given}
+    if values.get("end_think_logit_boost"):
+        closing = tokenizer.encode(END_THINK) if tokenizer else [0]
+        values.setdefault("end_think_token_ids", tuple(closing))
+    fits = 0 if values.get("infill") else min(128, 2 ** (max(1, room).bit_length() - 1))
+    length = values.setdefault("gen_length", fits)
+    values.setdefault("block_length", USUAL_BLOCK if length % USUAL_BLOCK == 0 else length)
+    per_run = values.get("canvas", "fixed") == "fixed"
+    per_run = per_run and not (values.get("infill") or values.get("start_block_align"))
+    values.setdefault("steps", length if per_run else values["block_length"])
+    return SamplingConfig(**values)

@@ -73,13 +73,13 @@ class Engine(Protocol):
         seed: int = 0,
         on_update: Callable[[Update], None] | None = None,
         *,
-        first_row: int = 0,
+        first_row: int | Sequence[int] = 0,
         should_stop: ShouldStop | None = None,
     ) -> list[Generation]:
         """Answers every prompt; prompts may differ in length.
 
         Row i draws from (seed, first_row + i) and does not depend on the others, so cutting a list
-        into batches changes nothing. `on_update` is called after every step. `should_stop` is asked
+        into batches changes nothing; a list gives every row a number of its own. `on_update` is called after every step. `should_stop` is asked
         after every block, with a row's tokens so far, whether the answer is over; what is behind
         becomes end tokens. Raises `UserError` as `check_prompts` does.
         """
@@ -96,8 +96,8 @@ class Engine(Protocol):
     ) -> list[QuestionScores]:
         """Scores every option of every question, in batches.
 
-        Question i draws from (seed, first + i), so cutting a list changes nothing. Raises
-        `UserError` for tokens that the model cannot be asked.
+        Question i draws from (seed, first + i), or from (seed, its own number), so cutting a list
+        changes nothing. Raises `UserError` for tokens that the model cannot be asked.
         """
         ...
 
@@ -121,6 +121,15 @@ def check_prompts(
                     f"prompt {row} holds id {token} at position {position},"
                     f" outside the {model.rows} rows of the embedding"
                 )
+
+
+def row_numbers(first_row: int | Sequence[int], count: int) -> list[int]:
+    """The numbers that so many rows draw by."""
+    if isinstance(first_row, int):
+        return list(range(first_row, first_row + count))
+    if len(first_row) != count:
+        raise UserError(f"first_row lists {len(first_row)} numbers for {count} prompts")
+    return list(first_row)
 
 
 def batch_of(

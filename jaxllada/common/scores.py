@@ -28,6 +28,9 @@ class Question:
     options: tuple[Sequence[int], ...]
     divisors: tuple[float, ...] | None = None
     """Lengths (tokens, characters or bytes) for a second ranking, by value per length."""
+    number: int | None = None
+    """What its masks are drawn by; None: its place in the list. Questions of one number share
+    masks."""
 
 
 @dataclass(frozen=True)

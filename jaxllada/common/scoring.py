@@ -51,7 +51,8 @@ def score_questions(
 ) -> list[QuestionScores]:
     """Scores every option; `readers[True]` reuses keys and values of prompts.
 
-    Question i draws from (seed, first + i). Raises `UserError` for what the model cannot be asked.
+    Question i draws from (seed, first + i), one with a number from (seed, number). Raises
+    `UserError` for what the model cannot be asked.
     """
     options = [_options_of(i, q, config, model, first) for i, q in enumerate(questions)]
     seed = config.seed if seed is None else seed
@@ -136,7 +137,7 @@ def _options_of(
                 f"question {index}: method=exact with an answer of {len(answer)} tokens would need"
                 f" 2**{len(answer)} - 1 masks; {LONGEST_EXACT} tokens are the most"
             )
-        drawing = (first + index) * MOST_OPTIONS
+        drawing = (first + index if question.number is None else question.number) * MOST_OPTIONS
         drawing += 0 if config.common_random_numbers else number
         options.append(OpenOption(Text(prompt, answer, tail), drawing, number))
     return options
