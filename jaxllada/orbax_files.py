@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllada.common.ahead import ahead
+from jaxllada.common.ahead import Ahead
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.manifest import write_atomically, write_manifest
 from jaxllada.common.weights.index import write_json
@@ -111,7 +111,7 @@ def write_params(
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / "zarr.json", leaf.zarr())
     chunks = (chunk for leaf in leaves for chunk in _missing(folder / ITEM, leaf, read, told))
-    with DurableFiles(told) as files, ahead(chunks) as prepared:
+    with DurableFiles(told) as files, Ahead(chunks) as prepared:
         for path, pieces in prepared:
             with files.create(path) as append:
                 for piece in pieces:

@@ -5,17 +5,18 @@ Shape letters: A micro-batches, B rows of this process in one micro-batch, L pos
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxllada.common import noise
+from jaxllada.common.ahead import Ahead
 from jaxllada.common.data.cutting import Batch, Cutter, check_free_of_mask, visited
 from jaxllada.common.data.grouping import grouped_order, lengths_of
 from jaxllada.common.data.next_token import shifted
 from jaxllada.common.data.padding import PadPolicy, trained_padding
-from jaxllada.common.data.prefetch import Prefetch, prefetch
 from jaxllada.common.data.rows import Row, as_rows
 from jaxllada.common.data.stream import StreamSource
 from jaxllada.common.errors import UserError
@@ -24,7 +25,6 @@ __all__ = [
     "Batch",
     "BatchSource",
     "Cutter",
-    "Prefetch",
     "StreamSource",
     "evaluation_batches",
     "prefetch",
@@ -114,6 +114,20 @@ def source_of(
         stream: Any = rows
         return StreamSource(stream, shuffle_block=shuffle_block if shuffle else 1, **settings)
     return BatchSource(rows, shuffle=shuffle, **settings)
+
+
+def prefetch(
+    source: BatchSource | StreamSource,
+    start_step: int = 0,
+    depth: int = 2,
+    stop_step: int | None = None,
+) -> Ahead[tuple[int, Batch]]:
+    """Builds (step, batch) from `start_step` on, up to `depth` ahead, before `stop_step`.
+
+    Batches are functions of their step, so closing it early loses nothing.
+    """
+    steps = itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
+    return Ahead(((step, source.batch(step)) for step in steps), depth)
 
 
 @functools.lru_cache(maxsize=2)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllada.common.ahead import ahead
+from jaxllada.common.ahead import Ahead
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.weights.header import DTYPES
 from jaxllada.common.weights.index import INDEX, SINGLE, write_json
@@ -85,7 +85,7 @@ def write_shards(
                 told(shard.nbytes)
                 continue
             arrays = (array for tensor in shard.tensors for array in _checked(tensor))
-            with ahead(arrays) as prepared, files.create(folder / shard.file) as append:
+            with Ahead(arrays) as prepared, files.create(folder / shard.file) as append:
                 append(header(shard.tensors))
                 for array in prepared:
                     append(array_bytes(array))
