@@ -10,23 +10,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxllada.common import chat
 from jaxllada.common.errors import UserError
-from jaxllada.common.manifest import write_atomically
+from jaxllada.common.tokenizer_files import TokenizerFiles, read_tokenizer, write_tokenizer
+from jaxllada.common.vocabulary import BOS, CHAT_TOKENS, EOS, MASK_NAMES, ROLES, learned
 
 NO_MASK = -1
 """Mask id of the tokenizer of an autoregressive model: no token has it."""
-MASK_NAMES = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>")
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-CHAT_TOKENS = (chat.HEADER_START, chat.HEADER_END, chat.TURN_END)
-# In the order of the release, behind all learned tokens.
-SPECIAL_TOKENS = (BOS, EOS, MASK_NAMES[0], *CHAT_TOKENS)
-
-# Words with their leading space, single digits, runs of punctuation, runs of white space.
-_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 class Tokenizer:
@@ -193,54 +185,19 @@ class Tokenizer:
 
         Raises `UserError` where it has no mask token, unless that is not needed.
         """
-        import tokenizers
-
-        folder = Path(path)
-        if not (folder / "tokenizer.json").is_file():
-            raise UserError(f"tokenizer={str(path)!r}: no tokenizer.json there")
-        try:
-            core = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{folder / 'tokenizer.json'}: {error}") from None
-        config = _read_json(folder / "tokenizer_config.json")
-        special = _special_texts(_read_json(folder / "special_tokens_map.json"))
-        special |= _special_texts(config)
-        template = config.get("chat_template")
-        if isinstance(template, list):  # several templates by name
-            named = {entry.get("name"): entry.get("template") for entry in template}
-            template = named.get("default", next(iter(named.values()), None))
-        if (folder / "chat_template.jinja").is_file():
-            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        mask_id = _read_json(folder / "config.json").get("mask_token_id")
+        files = read_tokenizer(path)
         return cls(
-            core,
-            special,
-            template=template or chat.TEMPLATE,
-            config_mask_id=mask_id,
+            files.core,
+            files.special,
+            template=files.template,
+            config_mask_id=files.mask_id,
             needs_mask=needs_mask,
             source=str(path),
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the folder in the layout of the release; transformers reads it too."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "add_bos_token": False,
-            "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": int(1e30),
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            **self.special,
-        }
-        files = {
-            "tokenizer.json": self.core.to_str(pretty=True),
-            "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False),
-            "special_tokens_map.json": json.dumps(self.special, indent=2, ensure_ascii=False),
-            "chat_template.jinja": self.template,
-        }
-        for name, text in files.items():
-            write_atomically(folder / name, text.encode())
+        write_tokenizer(folder, TokenizerFiles(self.core, self.special, self.template))
 
     @classmethod
     def train(
@@ -255,59 +212,9 @@ class Tokenizer:
 
         Every text can be encoded and comes back byte for byte. Little text may give fewer ids.
         """
-        from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
-        from tokenizers import Tokenizer as Core
-
-        smallest = 256 + len(SPECIAL_TOKENS)
-        if vocab_size < smallest:
-            raise UserError(f"vocab_size={vocab_size}: must be at least {smallest}")
-        core: Any = Core(models.BPE())
-        core.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        core.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - len(SPECIAL_TOKENS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=show_progress,
-        )  # pyright: ignore[reportCallIssue]
-        core.train_from_iterator(texts, trainer)
-        core.add_special_tokens(list(SPECIAL_TOKENS))
-        special = {
-            "bos_token": BOS,
-            "cls_token": BOS,
-            "eos_token": EOS,
-            "mask_token": MASK_NAMES[0],
-            "pad_token": EOS,
-        }
-        tokenizer = cls(core, special, source="trained tokenizer")
+        core = learned(texts, vocab_size, show_progress=show_progress)
+        tokenizer = cls(core, dict(ROLES), source="trained tokenizer")
         if folder is not None:
             tokenizer.save(folder)
             tokenizer.source = str(folder)
         return tokenizer
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
-
-
-def _special_texts(config: dict[str, Any]) -> dict[str, str]:
-    """Takes `eos_token` and its like from a config, where they are a text or an object."""
-    texts = {}
-    for key, value in config.items():
-        if key.endswith("_token") and not key.startswith("add_"):
-            value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                texts[key] = value
-    return texts

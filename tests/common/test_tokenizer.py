@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jaxllada.common import chat
 from jaxllada.common.errors import UserError
-from jaxllada.common.tokenizer import CHAT_TOKENS, SPECIAL_TOKENS, Tokenizer
+from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.vocabulary import CHAT_TOKENS, SPECIAL_TOKENS
 
 TEXTS = ["def main():\n    return 12345 + x\n", "The quick brown fox.", "床前明月光"] * 20
 USER = {"role": "user", "content": " hello\n"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllada.common.errors import UserError
-from jaxllada.common.tokenizer import MASK_NAMES
+from jaxllada.common.vocabulary import MASK_NAMES
 
 
 def find_mask_id(

@@ -18,7 +18,8 @@ from jaxllada.common.data.rows import JoinedRows, JoinedText, PackedRows, Ragged
 from jaxllada.common.data.sft_files import SftRows
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice
-from jaxllada.common.tokenizer import CHAT_TOKENS, Tokenizer
+from jaxllada.common.tokenizer import Tokenizer
+from jaxllada.common.vocabulary import CHAT_TOKENS
 
 
 def for_chat(tokenizer: Tokenizer, dataset_args: str, options: RowOptions) -> Tokenizer:
