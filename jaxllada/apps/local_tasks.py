@@ -1,0 +1,142 @@
+"""Builds the tasks of an evaluation, from the Hub or from a folder with their data.
+
+A task is named as lm_eval names it (`gsm8k`, the group `mmlu`, a tag), or is one of the package's
+own (`jaxllada/tasks`), a YAML file, or a file of questions such as the verb `score` reads.
+"""
+
+import functools
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxllada.apps.local_data import LocalData
+from jaxllada.apps.task_sources import Folder, Hub, TaskSource
+from jaxllada.apps.task_trouble import explained
+from jaxllada.common.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict, TaskManager
+
+OWN = Path(__file__).parents[1] / "tasks"
+QUESTIONS = (".jsonl", ".json")
+SEED = 0
+"""What lm_eval seeds `random` with; some tasks shuffle their options with it."""
+
+
+def task_dict(
+    tasks: Sequence[str],
+    *,
+    data: str = "",
+    num_fewshot: int | None = None,
+) -> "TaskDict":
+    """Builds the tasks with their data: what `lm_eval.evaluate(task_dict=...)` takes.
+
+    `data` is a folder as `LocalData` describes it; then nothing is asked of the network. Without
+    it, data comes from the Hub or its cache. `num_fewshot` is only checked against the data here;
+    the caller sets it. Tasks that shuffle do so as if each was loaded alone, whatever the order.
+
+    Returns {"tasks": {name: Task}, "groups": {name: Group}, "group_map": {group: children}}.
+    Raises `UserError` for an unknown name, data that is missing or unreachable, and columns or
+    splits a task needs and its data lacks.
+    """
+    source = Folder(LocalData.open(data), num_fewshot) if data else Hub(num_fewshot)
+    return load(tasks, source)
+
+
+def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
+    """Builds the tasks with data from `source`; see `task_dict`."""
+    if not tasks:
+        raise UserError("tasks is not given: name tasks, groups, or files, with commas between")
+    manager = task_manager()
+    specs = [_spec(name, manager) for name in tasks]
+    manager._factory = _factory(source)
+    try:
+        return manager.load(specs)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"tasks={','.join(tasks)}: {' '.join(str(error).split())}") from error
+
+
+@functools.cache
+def task_manager() -> "TaskManager":
+    """The index of all tasks, with those of this package; raises `UserError` without lm_eval.
+
+    Reading lm_eval's definitions takes seconds, so a process does it once.
+    """
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise UserError(
+            "tasks need the evaluation harness: pip install 'jaxllada[eval]' (lm-eval)"
+        ) from None
+    return TaskManager(include_path=str(OWN))
+
+
+def _spec(name: str, manager: "TaskManager") -> Any:
+    """What lm_eval is asked to load for a name; raises `UserError` for one that is not known."""
+    if name in manager.task_index:
+        return name
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return str(path)
+    if path.suffix in QUESTIONS and path.is_file():
+        return questions_task(path)
+    if path.suffix in (".yaml", ".yml", *QUESTIONS):
+        raise UserError(f"tasks: {name}: no such file")
+    hint = nearest(name, manager.all_tasks)
+    raise UserError(f"tasks: {name!r} is no task, group or tag, and no file{hint}")
+
+
+def questions_task(path: Path) -> dict[str, Any]:
+    """A task of the questions that the verb `score` reads, with the same prompts and options."""
+    from datasets import Dataset
+
+    from jaxllada.apps.score import read_questions
+
+    rows = read_questions(str(path))
+    if rows[0].answer is None:
+        raise UserError(f"tasks: {path}: the questions have no answer; a task needs them")
+    table = Dataset.from_list([row._asdict() for row in rows])
+    return {
+        "task": path.stem,
+        "custom_dataset": lambda **_: {"test": table},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": "options",
+        "doc_to_target": "answer",
+        "target_delimiter": "",
+        "num_fewshot": 0,
+        "metric_list": [
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+            {"metric": "acc_bytes", "aggregation": "mean", "higher_is_better": True},
+        ],
+        "metadata": {"version": 1.0},
+    }
+
+
+def _factory(source: TaskSource) -> Any:
+    """lm_eval's maker of tasks, whose tasks take their data from `source`."""
+    from lm_eval.tasks._factory import TaskFactory
+    from lm_eval.tasks._index import Kind
+
+    class Factory(TaskFactory):
+        def _load_full_config(self, entry: Any, overrides: Any = None) -> dict[str, Any]:
+            config = super()._load_full_config(entry, overrides)
+            if entry.kind in (Kind.TASK, Kind.PY_TASK):
+                name = config.get("task") or entry.name
+                config["class"] = source.reading(config.get("class"), name)
+            return config
+
+        def _build_task(self, entry: Any, overrides: Any) -> Any:
+            before = random.getstate()
+            random.seed(SEED)
+            try:
+                with explained(entry.name, source):
+                    return super()._build_task(entry, overrides)
+            finally:
+                random.setstate(before)
+
+    return Factory()
