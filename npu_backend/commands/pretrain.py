@@ -9,12 +9,10 @@ for both packages, with the training state inside it.
 
 import dataclasses
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxllada.common.config.train import TrainConfig
-from jaxllada.common.errors import UserError
+from npu_backend.commands.launched import Launch, launched
 
 if TYPE_CHECKING:
     from jaxllada.common.run.loop import Outcome
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from jaxllada.common.weights.peft import AdapterFiles
     from npu_backend.sharding import Mesh
     from npu_backend.train.loop import Task
-
-EXIT_FILE = "JAXLLADA_EXIT_FILE"
-"""Where a process that ends for good leaves its exit code for launch/npu_train.sh."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,61 +47,12 @@ def run(config: Config) -> int:
     """Trains; returns 0, 1 after divergence, or 128 + the number of the signal that stopped it."""
     from jaxllada.common.run.verbs import exit_code
 
-    launch = _Launch(os.environ.get(EXIT_FILE))
-    if launch.code is not None:
-        return launch.code
-    try:
-        code = exit_code(lambda: pretrain(config, launch))
-    except UserError as error:
-        launch.end(2)
-        if not launch.is_alone:
-            raise
-        # torchrun would bury the message under its own traceback; the script knows the code.
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 0
-    launch.end(code)
-    return code
+    return launched(lambda launch: exit_code(lambda: pretrain(config, launch)), ends_together=True)
 
 
-class _Launch:
-    """What processes that torchrun starts again have to know of those before them.
-
-    `code` is the exit code of a run that is over; `has_begun` tells whether it made steps.
-    """
-
-    def __init__(self, file: str | None = None):
-        self._file = Path(file) if file else None
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether this is the only process that launch/npu_train.sh started."""
-        return self._file is not None and os.environ.get("WORLD_SIZE") == "1"
-
-    @property
-    def code(self) -> int | None:
-        text = self._file.read_text() if self._file is not None and self._file.is_file() else ""
-        return int(text) if text else None
-
-    def end(self, code: int) -> None:
-        if self._file is not None:
-            self._file.write_text(str(code))
-
-    @property
-    def has_begun(self) -> bool:
-        return self._file is not None and self._marker(self._file).exists()
-
-    def begin(self) -> None:
-        if self._file is not None:
-            self._marker(self._file).touch()
-
-    @staticmethod
-    def _marker(file: Path) -> Path:
-        return file.with_name(f"{file.name}.begun")
-
-
-def pretrain(config: Config, launch: _Launch | None = None) -> "Outcome":
+def pretrain(config: Config, launch: Launch | None = None) -> "Outcome":
     """The verb as a function. What the user can get wrong is found before anything is written."""
-    launch = launch or _Launch()
+    launch = launch or Launch()
     from jaxllada.common.run.run_folder import RunFolder
     from jaxllada.common.run.verbs import checked, conclude
 

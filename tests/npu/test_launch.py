@@ -26,6 +26,7 @@ from tests.npu.tiny_run import losses
 
 DEVICE = "npu" if IS_SIMULATED else "cpu"
 SCRIPT = ROOT / "launch" / "npu_train.sh"
+EVAL = ROOT / "launch" / "npu_eval.sh"
 # torchrun itself runs without the simulator: only ranks load it.
 SIMULATE_RANKS = """
 import os
@@ -41,9 +42,9 @@ def run_script(*arguments, script=SCRIPT, **variables):
     )  # fmt: skip
 
 
-def planned(*arguments, **variables):
+def planned(*arguments, script=SCRIPT, **variables):
     """The command that would be run, as a list of words."""
-    done = run_script(*arguments, "--dry_run", "--skip_checks", **variables)
+    done = run_script(*arguments, "--dry_run", "--skip_checks", script=script, **variables)
     assert done.returncode == 0, done.stderr
     return shlex.split(done.stdout)
 
@@ -75,6 +76,15 @@ def test_the_log_folder_lies_in_the_run_folder_of_the_settings(tmp_path):
     assert option(planned(tmp_path / "run.yaml", "--nproc=1"), "--log-dir") == "output/a run/logs"
 
 
+def test_an_evaluation_keeps_the_words_that_training_takes_for_itself():
+    """Its model is a bare first word, and `--preset` names sampling settings."""
+    given = ["models/my model", "--preset", "mine.yaml", "--verb=x", "--output", "results/a b"]
+    words = planned(*given, "--nproc", 8, "--limit=3", script=EVAL)
+    assert words[words.index("npu_backend") :] == ["npu_backend", "eval", *given, "--limit=3"]
+    assert option(words, "--log-dir") == "results/a b/logs"
+    assert option(words, "--nproc-per-node") == "8"
+
+
 CLUSTERS = {
     "arguments": (["--nnodes", 4, "--node_rank=2", "--master_addr", "boss", "--nproc", 8], {}),
     "variables": (
@@ -93,14 +103,15 @@ CLUSTERS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("script", [SCRIPT, EVAL], ids=["train", "eval"])
 @pytest.mark.parametrize("cluster", CLUSTERS)
-def test_machines_come_from_arguments_or_the_cluster(tmp_path, cluster):
+def test_machines_come_from_arguments_or_the_cluster(tmp_path, cluster, script):
     arguments, variables = CLUSTERS[cluster]
     scontrol = tmp_path / "scontrol"  # SLURM's own tool, which spells its host lists out
     scontrol.write_text("#!/bin/sh\nprintf '%s\\n' boss n2 n3 n4\n")
     scontrol.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    words = planned("run.yaml", *arguments, PATH=path, **variables)
+    words = planned("run.yaml", *arguments, script=script, PATH=path, **variables)
     assert option(words, "--rdzv-endpoint") == "boss:29500"
     assert (option(words, "--nnodes"), option(words, "--node-rank")) == ("4", "2")
     assert option(words, "--nproc-per-node") == "8"
@@ -124,7 +135,9 @@ def test_a_mistake_costs_one_line(arguments, told):
 
 
 @pytest.mark.skipif(Path("/dev/davinci0").exists(), reason="this machine has an NPU")
-@pytest.mark.parametrize("name", ["npu_train.sh", "npu_sample.sh", "npu_chat.sh", "npu_bench.sh"])
+@pytest.mark.parametrize(
+    "name", ["npu_train.sh", "npu_eval.sh", "npu_sample.sh", "npu_chat.sh", "npu_bench.sh"]
+)
 def test_a_machine_without_npus_is_told_how_to_go_on(name):
     done = run_script("something", script=ROOT / "launch" / name, NPU_SIM="0")
     assert done.returncode == 2

@@ -11,7 +11,8 @@ from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.tokenizer import Tokenizer
 from npu_backend.__main__ import main
-from npu_backend.commands.pretrain import EXIT_FILE, Config
+from npu_backend.commands.launched import EXIT_FILE
+from npu_backend.commands.pretrain import Config
 from tests.npu.tiny_run import DEVICE, losses, read_log
 
 WORDS = ["the", "mask", "hides", "one", "word", "and", "a", "model", "reads", "all", "others"]
