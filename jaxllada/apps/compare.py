@@ -42,12 +42,12 @@ class CompareConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("max_steps", self.max_steps > 0, "set: all runs have the same steps")
-        self._require("resume", self.resume in ("auto", "never"), "auto or never")
-        self._require("repeat_data", self.repeat_data == 0, "left out: repeats sets it")
-        self._require("eval_strategy", self.eval_strategy != "no", "steps or epoch")
+        self.require("max_steps", self.max_steps > 0, "set: all runs have the same steps")
+        self.require("resume", self.resume in ("auto", "never"), "auto or never")
+        self.require("repeat_data", self.repeat_data == 0, "left out: repeats sets it")
+        self.require("eval_strategy", self.eval_strategy != "no", "steps or epoch")
         counts = self.repeats
-        self._require(
+        self.require(
             "repeats",
             bool(counts) and min(counts) >= 1 and list(counts) == sorted(set(counts)),
             "rising numbers from 1 on, for example 1,4,16",

@@ -36,8 +36,8 @@ class Config(PlanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("mesh_tensor", self.mesh_tensor == 1, "1: torch splits with mesh_fsdp")
-        self._require("hccl_buffsize", self.hccl_buffsize >= 0, "0 or more")
+        self.require("mesh_tensor", self.mesh_tensor == 1, "1: torch splits with mesh_fsdp")
+        self.require("hccl_buffsize", self.hccl_buffsize >= 0, "0 or more")
 
 
 def run(config: Config) -> int:

@@ -33,9 +33,9 @@ class Config(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("mesh_tensor", self.mesh_tensor == 1, "1: torch splits with mesh_fsdp")
+        self.require("mesh_tensor", self.mesh_tensor == 1, "1: torch splits with mesh_fsdp")
         own = ("", "none")
-        self._require("compile_cache_dir", self.compile_cache_dir in own, "none: nothing compiles")
+        self.require("compile_cache_dir", self.compile_cache_dir in own, "none: nothing compiles")
 
     def shared(self) -> TrainConfig:
         """The settings without those of this machine: what a run folder keeps."""

@@ -28,4 +28,4 @@ class SftConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("random_length_ratio", self.random_length_ratio == 0, "0: it cuts text")
+        self.require("random_length_ratio", self.random_length_ratio == 0, "0: it cuts text")

@@ -6,91 +6,22 @@ is a share of the whole run). An empty string means "not set".
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from jaxllada.common.data.formats import Kind
-from jaxllada.common.data.padding import trained_padding
+from jaxllada.common.config.train_checks import check_train
+from jaxllada.common.config.train_rows import RowKeys
 from jaxllada.common.errors import UserError
 from jaxllada.common.tracking import parse_report_to
 
 Schedule = Literal["constant", "linear", "cosine", "wsd", "segments", "llada-sft", "dllm"]
-_AT_LEAST_ONE = (
-    *("num_proc", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size"),
-    *("gradient_accumulation_steps", "logging_steps", "eval_mc", "r", "mesh_fsdp", "mesh_tensor"),
-    *("max_skipped_steps", "pad_to_multiple"),
-)
-_NOT_NEGATIVE = (
-    *("seed", "learning_rate", "warmup_steps", "adam_epsilon", "weight_decay", "max_grad_norm"),
-    *("eval_max_rows", "save_steps", "save_total_limit", "sample_length", "max_rollbacks"),
-    "sample_steps",
-    "repeat_data",
-)
-_SHARES = (
-    *("random_length_ratio", "warmup_ratio", "lr_decay_ratio", "min_lr_ratio", "lora_dropout"),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run; `__post_init__` refuses what could not work, with the key and its value."""
+class TrainConfig(RowKeys):
+    """How it is trained, evaluated and saved.
 
-    kind: ClassVar[Kind] = "auto"
-    """What rows a verb takes: running text or answers, or either."""
-
-    model_name_or_path: str = "llada-100m"
-    """Preset name, config.json or folder without weights (start from scratch), or a folder with
-    weights or a run folder (continue from those weights)."""
-    tokenizer_name_or_path: str = ""
-    """Tokenizer folder; empty: the one beside the model or the prepared data."""
-
-    dataset_args: str = ""
-    """What to train on, for example `data/c4[train:1000_000,test:1000]` or `pystdlib`."""
-    text_field: str = "text"
-    """Column that holds the text."""
-    streaming: bool = False
-    """Read the source while training instead of preparing it first."""
-    num_proc: int = 1
-    """Processes that tokenise."""
-    drop_tail: bool = True
-    """Drop the last, short piece of the packed text instead of training on it."""
-    max_length: int = 1024
-    """Tokens per row."""
-    truncation: Literal["right", "filter"] = "right"
-    """Prompt/answer rows longer than max_length: keep the first tokens, or filter them out."""
-    mask_prompt_loss: bool = True
-    """Prompt/answer rows: count only answers in the loss."""
-    dialogue_turns: Literal["random", "last"] = "random"
-    """Train on one answer of a dialogue drawn at each visit (LLaDA, B.1), or on the last."""
-    on_bad_row: Literal["skip", "error"] = "skip"
-    """Rows without an answer or text, broken lines and the like: leave them out and say which, or
-    stop at the first."""
-    load_preprocessed_data: bool = False
-    """dataset_args names folders written by `save_to_disk`."""
-    insert_eos: bool = True
-    """End every document with EOS."""
-    repeat_data: int = 0
-    """Use only so many rows, chosen by the seed, that max_steps steps see each of them this often;
-    0: all rows."""
-    random_length_ratio: float = 0.01
-    """Share of rows cut to a random length U{1..max_length} (LLaDA, arXiv:2502.09992v3, 2.2)."""
-    random_length_mode: Literal["sequence", "batch"] = "sequence"
-    """Draw the random length for every row on its own, or once for a whole batch."""
-
-    loss_norm: Literal["token", "sequence", "batch"] = "token"
-    """Divide the loss by all counted tokens, by the tokens of each row and the rows, or by the
-    rows alone; always over the global batch."""
-    pad_policy: str = ""
-    """EOS behind prompt/answer rows: eos_supervised trains on all up to the longest row of the
-    batch (empty: this, as LLaDA does), eos_capped:N on N of each row, ignore on none."""
-    pad_to_multiple: int = 64
-    """Prompt/answer rows: batches are rounded up to this width, so that few shapes are compiled;
-    what is added is not trained on."""
-    group_by_length: bool = False
-    """Prompt/answer rows: put rows of similar length into one batch, so that less is padding."""
-    time_sampling: Literal["iid", "antithetic", "stratified"] = "iid"
-    """How mask rates spread over a batch; the distribution of each row is uniform in all three."""
-    time_epsilon: float = 1e-3
-    """Smallest mask rate: bounds the 1/t weight of the loss."""
+    `__post_init__` refuses what could not work, with the key and its value.
+    """
 
     output_dir: str = "output"
     """Run folder: config, tokenizer, checkpoints, metrics.jsonl, loss.png, samples."""
@@ -223,88 +154,9 @@ class TrainConfig:
     """Rollbacks after which the run gives up."""
 
     def __post_init__(self) -> None:
-        for key in _AT_LEAST_ONE:
-            self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in _NOT_NEGATIVE:
-            self._require(key, 0 <= getattr(self, key) < math.inf, "0 or more")
-        for key in _SHARES:
-            self._require(key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
-        for key in ("adam_beta1", "adam_beta2", "ema_decay"):
-            self._require(key, 0 <= getattr(self, key) < 1, "at least 0 and below 1")
-        self._require("lora_dropout", self.lora_dropout < 1, "below 1")
-        self._require("lora_alpha", 0 < self.lora_alpha < math.inf, "above 0")
-        self._require("seed", self.seed < 2**32, "below 2**32")
-        self._require("time_epsilon", 0 < self.time_epsilon < 1, "above 0 and below 1")
-        self._require("rollback_lr_factor", 0 < self.rollback_lr_factor <= 1, "above 0, at most 1")
-        for key in ("mesh_data", "num_processes"):
-            self._require(key, getattr(self, key) == -1 or getattr(self, key) >= 1, "-1 or above 0")
-        self._require("max_steps", self.max_steps == -1 or self.max_steps > 0, "-1 or above 0")
-        self._require("num_train_epochs", self.num_train_epochs > 0, "above 0")
-        has_length = self.max_steps > 0 and not self.streaming
-        self._require(
-            "repeat_data",
-            has_length or not self.repeat_data,
-            "0 unless max_steps is set and streaming is false",
-        )
-        self._require("output_dir", bool(self.output_dir.strip()), "a folder")
-        self._require(
-            "eval_strategy",
-            not (self.eval_strategy == "epoch" and self.streaming),
-            "no or steps beside streaming: true, which has no epochs",
-        )
-        self._require("eval_steps", self.eval_steps > 0 or self.eval_strategy != "steps", "above 0")
-        for key in ("eval_steps", "save_steps", "sample_steps"):
-            value = getattr(self, key)
-            self._require(key, value < 1 or value == int(value), "a whole number, or a share < 1")
-        self._require(
-            "warmup_ratio",
-            not (self.warmup_ratio and self.warmup_steps),
-            f"left out beside warmup_steps={self.warmup_steps}",
-        )
-        if self.pad_policy:
-            trained_padding(self.pad_policy)
-        self._require(
-            "group_by_length",
-            not (self.group_by_length and self.streaming),
-            "false beside streaming: true, which knows no lengths ahead",
-        )
-        self._check_named_schedule()
-        uses_segments = self.lr_scheduler_type == "segments"
-        self._require(
-            "lr_segments",
-            bool(self.lr_segments) == uses_segments,
-            "set together with lr_scheduler_type: segments"
-            if self.lr_segments
-            else "a list of segments when lr_scheduler_type is segments",
-        )
-        self._require(
-            "remat",
-            not (self.gradient_checkpointing and self.remat not in ("none", "full")),
-            "left out beside gradient_checkpointing: true",
-        )
-        self._require(
-            "coordinator_address",
-            not self.coordinator_address or self.num_processes > 1,
-            "left out unless num_processes is above 1",
-        )
+        check_train(self)
         self.profile_window  # noqa: B018  # raises on a malformed window
         self.trackers  # noqa: B018  # raises on an unknown name
-
-    def _check_named_schedule(self) -> None:
-        """A schedule with a name has its own decay; changing it needs the plain ones."""
-        if self.lr_scheduler_type not in ("llada-sft", "dllm"):
-            return
-        for key, default in (("lr_decay_ratio", 0.1), ("min_lr_ratio", 0.0)):
-            plain = "wsd" if self.lr_scheduler_type == "llada-sft" else "cosine"
-            self._require(
-                key,
-                getattr(self, key) == default,
-                f"left out beside lr_scheduler_type: {self.lr_scheduler_type}; use {plain}",
-            )
-
-    def _require(self, key: str, holds: bool, right: str) -> None:
-        if not holds:
-            raise UserError(f"{key}={getattr(self, key)!r}: expected {right}")
 
     @property
     def remat_policy(self) -> str:

@@ -36,11 +36,11 @@ class PlanConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("devices", "devices_per_node"):
-            self._require(key, getattr(self, key) >= 1, "at least 1")
-        self._require("memory", self.memory > 0, "above 0")
-        self._require("headroom", 0 <= self.headroom < self.memory, "0 or more, below memory")
+            self.require(key, getattr(self, key) >= 1, "at least 1")
+        self.require("memory", self.memory > 0, "above 0")
+        self.require("headroom", 0 <= self.headroom < self.memory, "0 or more, below memory")
         nodes = self.devices / self.devices_per_node
-        self._require("devices", nodes <= 1 or nodes == int(nodes), "whole machines")
+        self.require("devices", nodes <= 1 or nodes == int(nodes), "whole machines")
 
     @property
     def budget(self) -> int:
