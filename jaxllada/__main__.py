@@ -17,6 +17,8 @@ VERBS = {
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
     "tune": ("jaxllada.commands.tune", "find fast sampling settings and write a preset"),
     "presets": ("jaxllada.apps.presets", "list the published sampling settings"),
+    "recipes": ("jaxllada.apps.recipes", "list the published evaluation protocols"),
+    "results": ("jaxllada.apps.results", "show evaluations beside the published scores"),
     "play": ("jaxllada.apps.play", "play a trace back, or make a page or pictures of it"),
     "inspect": ("jaxllada.commands.inspect", "count parameters, FLOPs and bytes of a model"),
     "plan": ("jaxllada.commands.plan", "predict the memory of a run and how to cut it"),

@@ -153,7 +153,7 @@ def _unknown(name: str) -> UserError:
     same = [one for one in known if one.startswith(f"{given}@")]
     hint = f": choose from {', '.join(same)}" if same else nearest(name, [*known, *FAMILIES])
     return UserError(
-        f"recipe={name} is unknown{hint}; --recipe list shows all, a family stands for all of its"
+        f"recipe={name} is unknown{hint}; the verb recipes lists all, a family stands for all of its"
         " recipes, NAME.yaml is a file"
     )
 

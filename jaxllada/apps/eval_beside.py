@@ -1,0 +1,155 @@
+"""Evaluations side by side: scores, differences on the same documents, and what was set otherwise.
+
+Two runs that answered the same documents share most of their error. The standard error of their
+difference is therefore taken over the differences of documents, where both left samples.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxllada.apps.eval_files import read_runs, read_scores
+from jaxllada.apps.eval_report import Line, Run, lines_of
+from jaxllada.apps.eval_tables import flat, number, plain_table, with_error
+
+
+class Evaluation(NamedTuple):
+    """One folder and how it is called in tables."""
+
+    label: str
+    folder: Path
+    runs: list[Run]
+
+
+class Row(NamedTuple):
+    """One metric of one task of one run, in every folder; None where a folder has none."""
+
+    run: str
+    task: str
+    metric: str
+    published: float | None
+    lines: list[Line | None]
+
+
+def read_all(names: Sequence[str]) -> list[Evaluation]:
+    """Reads folders, labelled by their names, by whole paths where names are shared."""
+    folders = [Path(name) for name in names]
+    own = [(folder if folder.is_dir() else folder.parent).resolve().name for folder in folders]
+    return [
+        Evaluation(label if own.count(label) == 1 else name, folder, read_runs(folder))
+        for label, name, folder in zip(own, names, folders, strict=True)
+    ]
+
+
+def rows_of(evaluations: Sequence[Evaluation]) -> list[Row]:
+    """All lines of the tables, in the order of the first folder that has them."""
+    found: dict[tuple[str, str, str], Row] = {}
+    for place, evaluation in enumerate(evaluations):
+        for line in (line for run in evaluation.runs for line in lines_of(run)):
+            key = (line.run, line.task, line.metric)
+            empty: list[Line | None] = [None] * len(evaluations)
+            row = found.setdefault(key, Row(*key, line.published, empty))
+            row.lines[place] = line
+    return list(found.values())
+
+
+def beside(evaluations: Sequence[Evaluation]) -> str:
+    """The tables: scores, differences to the first folder, speeds, and what was set otherwise."""
+    labels = [evaluation.label for evaluation in evaluations]
+    heads = ["run", "task", "metric", "published", labels[0]]
+    for label in labels[1:]:
+        heads += [label, f"{label} - {labels[0]}"]
+    table = [heads]
+    for row in rows_of(evaluations):
+        cells = [row.run, row.task, row.metric]
+        cells.append("" if row.published is None else number(row.published))
+        for place, line in enumerate(row.lines):
+            cells.append("" if line is None else with_error(line.score, line.stderr))
+            if place:
+                cells.append(_difference(evaluations[0], evaluations[place], row, place))
+        table.append(cells)
+    parts = [plain_table(table, left=3), _rates(evaluations), _otherwise(evaluations)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _difference(first: Evaluation, other: Evaluation, row: Row, place: int) -> str:
+    ours, theirs = row.lines[0], row.lines[place]
+    if ours is None or theirs is None:
+        return ""
+    error = difference_error(first, other, row)
+    if error is None and None not in (ours.stderr, theirs.stderr):
+        error = math.hypot(ours.stderr or 0, theirs.stderr or 0)
+    about = "" if error is None else f" \u00b1 {number(error)}"
+    return f"{theirs.score - ours.score:+.1f}{about}"
+
+
+def difference_error(first: Evaluation, other: Evaluation, row: Row) -> float | None:
+    """Standard error of the difference in the unit of the table, over differences of documents.
+
+    None where the folders did not ask the same documents the same, or left no samples. Documents
+    count alike, as in groups that weigh tasks by their size.
+    """
+    entries = [_run(one, row.run)["results"][row.task] for one in (first, other)]
+    if entries[0]["prompts"] != entries[1]["prompts"]:
+        return None
+    leaves = entries[0].get("subtasks", [row.task])
+    differences: list[float] = []
+    for leaf in leaves:
+        a, b = (read_scores(one.folder, row.run, leaf, row.metric) for one in (first, other))
+        if a is None or b is None or a.keys() != b.keys():
+            return None
+        differences += [b[document] - a[document] for document in a]
+    if len(differences) < 2:
+        return None
+    scale = 100 if entries[0]["metrics"][row.metric]["is_share"] else 1
+    return float(scale * np.std(differences, ddof=1) / math.sqrt(len(differences)))
+
+
+def _run(evaluation: Evaluation, name: str) -> Run:
+    return next(run for run in evaluation.runs if run["name"] == name)
+
+
+def _rates(evaluations: Sequence[Evaluation]) -> str:
+    """Response tokens per second and per model call, where anything was sampled."""
+    names = list(dict.fromkeys(run["name"] for one in evaluations for run in one.runs))
+    table = [["response tokens/s (per model call)", *(one.label for one in evaluations)]]
+    for name in names:
+        cells = [name]
+        for one in evaluations:
+            cost = next((run["cost"] for run in one.runs if run["name"] == name), {})
+            rate, calls = cost.get("tokens_per_second"), cost.get("model_calls")
+            each = f" ({cost['response_tokens'] / calls:.2f})" if calls else ""
+            cells.append("" if rate is None else f"{rate:.1f}{each}")
+        if any(cells[1:]):
+            table.append(cells)
+    return plain_table(table, left=1) if len(table) > 1 else ""
+
+
+def _otherwise(evaluations: Sequence[Evaluation]) -> str:
+    """Keys that are not the same in all folders, by run; prompts and versions of tasks, too."""
+    if len(evaluations) < 2:
+        return ""
+    names = list(dict.fromkeys(run["name"] for one in evaluations for run in one.runs))
+    lines = []
+    for name in names:
+        runs = [run for one in evaluations for run in one.runs if run["name"] == name]
+        if len(runs) < 2:
+            continue
+        facts = [_facts(run) for run in runs]
+        for key in dict.fromkeys(key for one in facts for key in one):
+            values = [str(one.get(key, "-")) for one in facts]
+            if len(set(values)) > 1:
+                lines.append(f"  {name}: {key}: {' | '.join(values)}")
+    return "\n".join(["otherwise set:", *lines]) if lines else ""
+
+
+def _facts(run: Run) -> dict[str, object]:
+    facts = flat(run["protocol"]) | flat(run["environment"])
+    for task, entry in run["results"].items():
+        if "subtasks" not in entry:
+            for key in ("version", "num_fewshot", "documents", "prompts"):
+                facts[f"{key} of {task}"] = entry[key]
+    return facts

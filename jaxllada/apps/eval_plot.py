@@ -1,0 +1,122 @@
+"""Draws evaluations beside the published scores, and the speed of sampling where there is any."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxllada.apps.eval_beside import Evaluation, Row, rows_of
+from jaxllada.common.errors import UserError
+
+_PUBLISHED = "#6b7280"
+
+
+def plot(evaluations: Sequence[Evaluation], out: Path) -> None:
+    """Writes the picture; a row for each share, in percent.
+
+    Raises `UserError` where no folder has one, ModuleNotFoundError without matplotlib.
+    """
+    import matplotlib
+
+    from jaxllada.common.plots import STYLE, save_figure
+
+    rows = [row for row in rows_of(evaluations) if _is_share(row, evaluations)]
+    if not rows:
+        raise UserError(f"out={out}: no score in percent to draw")
+    with matplotlib.rc_context(STYLE):
+        save_figure(_figure(rows, evaluations), out)
+
+
+def _is_share(row: Row, evaluations: Sequence[Evaluation]) -> bool:
+    for evaluation in evaluations:
+        for run in evaluation.runs:
+            metric = run["results"].get(row.task, {}).get("metrics", {}).get(row.metric)
+            if run["name"] == row.run and metric is not None:
+                return metric["is_share"]
+    return False
+
+
+def _figure(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Any:
+    from matplotlib.figure import Figure
+
+    speeds = _speeds(rows, evaluations)
+    height = 1.5 + len(rows) * (0.34 + 0.13 * len(evaluations))
+    size = (10.5 if speeds else 8, height)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # pyright: ignore
+    widths = [2.4, 1] if speeds else [1]
+    axes = figure.subplots(1, len(widths), width_ratios=widths, sharey=True, squeeze=False)[0]
+    _draw_scores(axes[0], rows, evaluations)
+    if speeds:
+        _draw_speeds(axes[1], speeds, evaluations)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    return figure
+
+
+def _place(row: int, one: int, count: int) -> float:
+    """Height of a mark: folders of one row stand below each other."""
+    return row + (one - (count - 1) / 2) * min(0.26, 0.7 / count)
+
+
+def _draw_scores(axes: Any, rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> None:
+    from jaxllada.common.plots import COLORS
+
+    count = len(evaluations)
+    known = [(row.published, y) for y, row in enumerate(rows) if row.published is not None]
+    for one, evaluation in enumerate(evaluations):
+        lines = [(row.lines[one], y) for y, row in enumerate(rows)]
+        found = [(line, _place(y, one, count)) for line, y in lines if line is not None]
+        axes.errorbar(
+            [line.score for line, _ in found], [y for _, y in found],
+            xerr=[line.stderr or 0 for line, _ in found], linestyle="", marker="o", markersize=6,
+            color=COLORS[one % len(COLORS)], markeredgecolor="white", markeredgewidth=0.7,
+            elinewidth=1.6, capsize=2.5, label=evaluation.label, zorder=3,
+        )  # fmt: skip
+    if known:
+        axes.vlines(
+            [score for score, _ in known], [y - 0.36 for _, y in known],
+            [y + 0.36 for _, y in known], color=_PUBLISHED, linewidth=1.8, zorder=2,
+            label="published",
+        )  # fmt: skip
+    # The task stands beside the run where its name does not begin so.
+    names = [row.run if row.run.startswith(row.task) else f"{row.run}: {row.task}" for row in rows]
+    metrics = [row.metric.removesuffix(",none") for row in rows]
+    axes.set_yticks(range(len(rows)), [f"{a}\n{b}" for a, b in zip(names, metrics, strict=True)])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    for edge in range(1, len(rows)):
+        axes.axhline(edge - 0.5, color="#eceef1", linewidth=0.8)
+    axes.set_xlabel("percent, with standard error")
+    axes.set_title("Scores")
+    axes.margins(x=0.06)
+
+
+def _speeds(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> list[list[float | None]]:
+    """Response tokens per second by folder and row, in the first row of a run; empty without."""
+    first = [row.run not in [above.run for above in rows[:y]] for y, row in enumerate(rows)]
+    table = []
+    for evaluation in evaluations:
+        rates = {run["name"]: run["cost"]["tokens_per_second"] for run in evaluation.runs}
+        table.append(
+            [rates.get(row.run) if one else None for row, one in zip(rows, first, strict=True)]
+        )
+    return table if any(rate for line in table for rate in line) else []
+
+
+def _draw_speeds(
+    axes: Any, speeds: Sequence[Sequence[float | None]], evaluations: Sequence[Evaluation]
+) -> None:
+    from jaxllada.common.plots import COLORS
+
+    count = len(evaluations)
+    for one, rates in enumerate(speeds):
+        found = [(rate, _place(y, one, count)) for y, rate in enumerate(rates) if rate is not None]
+        bars = axes.barh(
+            [y for _, y in found], [rate for rate, _ in found], height=min(0.22, 0.6 / count),
+            color=COLORS[one % len(COLORS)],
+        )  # fmt: skip
+        axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8, color="#6b7280")
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("response tokens per second")
+    axes.set_title("Speed of sampling")
+    axes.set_xlim(0, 1.22 * max(rate for rates in speeds for rate in rates if rate))

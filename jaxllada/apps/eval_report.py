@@ -1,0 +1,241 @@
+"""The record of one evaluation run: what was measured, by which protocol, at what cost, on what.
+
+A run is one recipe, or the tasks of one call of `eval`. Its record holds everything that moves a
+score: task versions, prompts (as a hash), settings, weights, types, libraries, hardware and seeds.
+Scores are kept as lm_eval gives them; lines of a table show shares in percent.
+"""
+
+import hashlib
+import importlib.metadata
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from jaxllada.common.config.recipes import Recipe
+from jaxllada.common.version import __version__
+
+Run = dict[str, Any]
+"""The record of one run, as JSON."""
+Results = Mapping[str, Any]
+"""What `lm_eval.evaluator.evaluate` returns."""
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Its `samples`: for every task a row of each document and filter."""
+
+LIBRARIES = (
+    "lm_eval", "transformers", "tokenizers", "datasets", "numpy", "jax", "jaxlib", "flax", "torch",
+    "torch_npu",
+)  # fmt: skip
+_NOT_SHARES = {"perplexity", "byte", "bleu", "chrf", "ter", "nats", "loglikelihood"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the answers of a run took, those included that were kept from an earlier run."""
+
+    requests: int
+    """Prompts to answer and options to score."""
+    kept: int = 0
+    """Of these, answered by an earlier run or by another process."""
+    model_calls: int = 0
+    """NFE: calls of the model while sampling, of each batch, both passes of guidance as one."""
+    canvases: int = 0
+    """Masked copies shown to the model for likelihoods."""
+    response_tokens: int = 0
+    """Tokens of sampled answers before their end or stop text, the prompt not among them."""
+    sampling_seconds: float = 0.0
+    """Seconds of the sampler, compilation included, summed over processes."""
+    scoring_seconds: float = 0.0
+    """Seconds of the likelihoods, summed over processes."""
+    wall_seconds: float = 0.0
+    """Seconds of this process from the first request to the last score."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Response tokens for each second of the sampler; None where nothing was sampled."""
+        if not self.response_tokens or self.sampling_seconds <= 0:
+            return None
+        return self.response_tokens / self.sampling_seconds
+
+
+def environment(*, backend: str, hardware: str, dtype: str) -> dict[str, Any]:
+    """What the run stood on. `backend` is jaxllada or npu_backend, `dtype` that of the weights."""
+    versions = {"jaxllada": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "backend": backend,
+        "hardware": hardware,
+        "dtype": dtype,
+        "system": platform.platform(),
+        "versions": versions,
+    }
+
+
+def record(
+    results: Results,
+    samples: Samples,
+    *,
+    name: str,
+    tasks: Sequence[str],
+    recipe: Recipe | None,
+    changed: Sequence[str] = (),
+    protocol: Mapping[str, Any],
+    cost: Cost,
+    environment: Mapping[str, Any],
+) -> Run:
+    """Builds the record of a run from what lm_eval returns.
+
+    `tasks` are those that were asked for, groups by their own name. `changed` are the keys of the
+    recipe that the user overrode. `protocol` is everything else that was set: the model and its
+    fingerprint, sampling and likelihood in full, template, limit, seeds.
+    """
+    counts = results.get("n-samples", {})
+    entries = {}
+    for task, values in results["results"].items():
+        leaves = leaves_of(task, results)
+        entries[task] = {
+            "metrics": _metrics(values, results.get("higher_is_better", {}).get(task, {})),
+            "version": results.get("versions", {}).get(task),
+            "num_fewshot": _agreed([results.get("n-shot", {}).get(leaf) for leaf in leaves]),
+            "documents": sum(counts.get(leaf, {}).get("effective", 0) for leaf in leaves),
+            "all_documents": sum(counts.get(leaf, {}).get("original", 0) for leaf in leaves),
+            "prompts": _digest([_prompts(samples.get(leaf, ())) for leaf in leaves]),
+        }
+        if leaves != [task]:
+            entries[task]["subtasks"] = leaves
+    return {
+        "name": name,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tasks": list(tasks),
+        "published": _published(recipe, changed),
+        "results": entries,
+        "protocol": dict(protocol),
+        "cost": asdict(cost) | {"tokens_per_second": cost.tokens_per_second},
+        "environment": dict(environment),
+    }
+
+
+def _published(recipe: Recipe | None, changed: Sequence[str]) -> dict[str, Any] | None:
+    if recipe is None:
+        return None
+    keys = ("metric", "harness", "model", "source", "note")
+    about = {key: getattr(recipe, key) for key in keys}
+    return {"recipe": recipe.name, "score": recipe.published, **about, "changed": sorted(changed)}
+
+
+def leaves_of(task: str, results: Results) -> list[str]:
+    """The tasks with documents below a task or group, in order."""
+    children = results.get("group_subtasks", {}).get(task) or []
+    if not children:
+        return [task]
+    return list(dict.fromkeys(leaf for child in children for leaf in leaves_of(child, results)))
+
+
+def _metrics(values: Mapping[str, Any], higher: Mapping[str, Any]) -> dict[str, Any]:
+    """`acc,none` and `acc_stderr,none` as one entry each; finite numbers only."""
+    found = {}
+    for key, value in values.items():
+        metric, _, rule = key.partition(",")
+        if not rule or metric.endswith("_stderr") or not _is_number(value):
+            continue
+        error = values.get(f"{metric}_stderr,{rule}", math.nan)
+        found[key] = {
+            "value": float(value),
+            "stderr": float(error) if _is_number(error) else None,
+            "is_share": _is_share(metric, value, higher.get(metric)),
+        }
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_share(metric: str, value: float, higher_is_better: Any) -> bool:
+    is_other = bool(_NOT_SHARES & set(metric.split("_")))
+    return higher_is_better is not False and 0 <= value <= 1 and not is_other
+
+
+def _agreed(values: Sequence[Any]) -> Any:
+    """The common value, or None."""
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One hash of all that the model was asked in a task, in any order of documents."""
+    asked = {(row["doc_id"], repr(row["arguments"])) for row in rows}
+    return _digest([f"{number} {text}" for number, text in sorted(asked, key=repr)])
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+class Line(NamedTuple):
+    """One row of a table: a metric of a task, in percent where it is a share."""
+
+    run: str
+    task: str
+    metric: str
+    score: float
+    stderr: float | None
+    published: float | None
+    documents: int
+    is_limited: bool
+
+
+def lines_of(run: Run, *, every: bool = False) -> list[Line]:
+    """The published metric of a recipe, or all metrics of the tasks asked for; `every`: of all."""
+    published = run["published"] or {}
+    metric = published.get("metric", "")
+    found = []
+    for task, entry in run["results"].items():
+        is_asked = task in run["tasks"]
+        if not (is_asked or every):
+            continue
+        named = metric in entry["metrics"]
+        for key, value in entry["metrics"].items():
+            is_main = is_asked and named and key == metric
+            if named and not (is_main or every):
+                continue
+            scale = 100 if value["is_share"] else 1
+            error = None if value["stderr"] is None else scale * value["stderr"]
+            score = published.get("score") if is_main and len(run["tasks"]) == 1 else None
+            counted = entry["documents"], entry["documents"] < entry["all_documents"]
+            found.append(
+                Line(run["name"], task, key, scale * value["value"], error, score, *counted)
+            )
+    return found
+
+
+def remarks(run: Run) -> list[str]:
+    """Why the score of a run need not be the published one, a line each."""
+    published = run["published"]
+    found = []
+    counted = [run["results"][task] for task in run["tasks"] if task in run["results"]]
+    short = [entry for entry in counted if entry["documents"] < entry["all_documents"]]
+    if short:
+        seen, total = (sum(e[key] for e in short) for key in ("documents", "all_documents"))
+        found.append(f"{seen} of {total} documents")
+    if published is None:
+        return found
+    if published["score"] is not None:
+        if published["harness"] not in ("lm_eval", "none"):
+            found.append(f"published under another harness, {published['harness']}")
+        if published["model"]:
+            found.append(f"published for {published['model']}")
+    if published["note"]:
+        found.append(published["note"])
+    if published["changed"]:
+        found.append(f"changed by you: {', '.join(published['changed'])}")
+    missing = published["metric"] and not any(published["metric"] in e["metrics"] for e in counted)
+    if missing and counted:
+        known = ", ".join(sorted({key for entry in counted for key in entry["metrics"]}))
+        found.append(f"no metric {published['metric']}: there are {known or 'none'}")
+    return found

@@ -1,0 +1,126 @@
+"""Scores of evaluations as tables: for the terminal, and as Markdown with all that was set.
+
+Shares are percent, errors are standard errors, `published` stands beside where a recipe has it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxllada.apps.eval_report import Line, Run, lines_of, remarks
+
+HEADS = ("run", "task", "metric", "score", "published", "difference", "documents")
+COSTS = ("run", "response tokens", "NFE", "tokens/NFE", "tokens/s", "canvases", "kept", "wall s")
+_LEFT = 3
+"""Columns of words; those behind hold numbers and stand to the right."""
+
+
+def terminal(runs: Sequence[Run]) -> str:
+    """Scores beside the published ones, remarks, then what they cost."""
+    lines = [line for run in runs for line in lines_of(run)]
+    parts = [plain_table([HEADS, *map(_cells, lines)], left=_LEFT)]
+    notes = [f"{run['name']}: {'; '.join(found)}" for run in runs if (found := remarks(run))]
+    if notes:
+        parts.append("\n".join(notes))
+    if any(run["cost"]["requests"] for run in runs):
+        parts.append(plain_table([COSTS, *map(_costs, runs)], left=1))
+    return "\n\n".join(parts)
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The same for a file, then every run in full: subtasks, settings, environment, source."""
+    lines = [line for run in runs for line in lines_of(run)]
+    parts = ["# Results", markdown_table([HEADS, *map(_cells, lines)], left=_LEFT)]
+    parts.append(markdown_table([COSTS, *map(_costs, runs)], left=1))
+    parts += [_in_full(run) for run in runs]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    published = "" if line.published is None else number(line.published)
+    difference = "" if line.published is None else f"{line.score - line.published:+.1f}"
+    documents = f"{line.documents}*" if line.is_limited else str(line.documents)
+    score = with_error(line.score, line.stderr)
+    return (line.run, line.task, line.metric, score, published, difference, documents)
+
+
+def number(value: float) -> str:
+    """One decimal for percent, more for what is small."""
+    return f"{value:.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+
+
+def with_error(value: float, stderr: float | None) -> str:
+    """`69.4 +- 1.3`, with the sign."""
+    return number(value) if stderr is None else f"{number(value)} \u00b1 {number(stderr)}"
+
+
+def _costs(run: Run) -> tuple[str, ...]:
+    cost = run["cost"]
+    rate, calls, tokens = cost["tokens_per_second"], cost["model_calls"], cost["response_tokens"]
+    return (
+        run["name"],
+        str(tokens or ""),
+        str(calls or ""),
+        f"{tokens / calls:.2f}" if calls and tokens else "",
+        "" if rate is None else f"{rate:.1f}",
+        str(cost["canvases"] or ""),
+        f"{cost['kept']} of {cost['requests']}",
+        f"{cost['wall_seconds']:.1f}",
+    )
+
+
+def _in_full(run: Run) -> str:
+    parts = [f"## {run['name']}"]
+    if found := remarks(run):
+        parts.append("\n".join(f"- {remark}" for remark in found))
+    every = lines_of(run, every=True)
+    if len(every) > len(lines_of(run)):
+        rows = [(one.task, one.metric, _cells(one)[3], _cells(one)[6]) for one in every]
+        parts.append(markdown_table([("task", "metric", "score", "documents"), *rows], left=2))
+    tasks = [
+        (task, str(entry["version"]), str(entry["num_fewshot"]), entry["prompts"])
+        for task, entry in run["results"].items()
+    ]
+    parts.append(
+        markdown_table([("task", "version", "examples", "prompts (hash)"), *tasks], left=1)
+    )
+    published = {key: value for key, value in (run["published"] or {}).items() if value}
+    for title in ("protocol", "environment"):
+        published[title] = run[title]
+    rows = [(key, _shown(value)) for key, value in flat(published).items()]
+    parts.append(markdown_table([("key", "value"), *rows], left=2))
+    return "\n\n".join(parts)
+
+
+def flat(values: Any, above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, `protocol.sampling.steps`."""
+    if not isinstance(values, dict):
+        return {above: values}
+    found = {}
+    for key, value in values.items():
+        found |= flat(value, f"{above}.{key}" if above else str(key))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "-"}[value]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def plain_table(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Columns under their heads; the first `left` stand to the left. Empty columns are left out."""
+    columns = [i for i in range(len(rows[0])) if i == 0 or any(row[i] for row in rows[1:])]
+    widths = {i: max(len(row[i]) for row in rows) for i in columns}
+    lines = []
+    for row in rows:
+        cells = [row[i].ljust(widths[i]) if i < left else row[i].rjust(widths[i]) for i in columns]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """The same as Markdown."""
+    columns = [i for i in range(len(rows[0])) if i == 0 or any(row[i] for row in rows[1:])]
+    cells = [[row[i].replace("|", "\\|") for i in columns] for row in rows]
+    rule = ["---" if i < left else "---:" for i in columns]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])
