@@ -1,5 +1,6 @@
 """What a task needs of its data, read off its definition: splits and columns."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,31 +17,45 @@ class Needs(NamedTuple):
     shots: int
     """Examples in a prompt."""
     columns: frozenset[str]
-    """Columns that the templates name; none where Python code makes the prompts."""
+    """Columns that templates cannot do without; none where Python code makes the rows."""
+    words: frozenset[str]
+    """Plain words of the definition that lm_eval takes for columns if there are such."""
+    label: str | None
+    """The column of an option's index, which text files hold as text."""
 
     @property
     def splits(self) -> list[str]:
         """The splits that have to be there."""
-        wanted = [self.asked, self.shown if self.shots or self.shown == self.asked else None]
+        wanted = [self.asked, self.shown if self.shots else None]
         return list(dict.fromkeys(split for split in wanted if split))
 
-    def check(self, splits: Mapping[str, Any], task: str, where: str) -> None:
-        """Raises `UserError` where a split is missing or empty, or lacks a column."""
+    def check(self, splits: Mapping[str, Any], task: str, where: str, *, strict: bool) -> None:
+        """Raises `UserError` where a split is missing or empty or lacks a column.
+
+        `strict` also asks for columns of plain words, and for a value in every row: lm_eval would
+        take such a word itself for the answer, and write None into prompts.
+        """
         for split in self.splits:
             if split not in splits:
-                raise UserError(
-                    f"tasks: {task}: {where} has no split {split!r}, only {', '.join(splits)}"
-                )
+                there = ", ".join(splits)
+                raise UserError(f"tasks: {task}: {where} has no split {split!r}, only {there}")
             table = splits[split]
             if not len(table):
                 raise UserError(f"tasks: {task}: {where}, {split}, has no rows")
-            columns = getattr(table, "column_names", None)
-            missing = sorted(self.columns - set(columns or self.columns))
-            if columns and missing:
+            there = getattr(table, "column_names", None)
+            if not there:
+                continue
+            wanted = self.columns | self.words if strict else self.columns
+            if missing := sorted(wanted - set(there)):
                 raise UserError(
                     f"tasks: {task}: {where}, {split}, has no column"
-                    f" {', '.join(map(repr, missing))}; it has {', '.join(columns)}"
+                    f" {', '.join(map(repr, missing))}; it has {', '.join(there)}"
                 )
+            for name in sorted(wanted) if strict else ():
+                if empty := table.data.column(name).null_count:
+                    raise UserError(
+                        f"tasks: {task}: {where}, {split}: {empty} rows have no {name!r}"
+                    )
 
 
 def needs_of(task: Any, num_fewshot: int | None = None) -> Needs:
@@ -55,18 +70,27 @@ def needs_of(task: Any, num_fewshot: int | None = None) -> Needs:
     shots = own or 0
     if num_fewshot is not None and own != 0:  # as in lm_eval, a task that says 0 keeps 0
         shots = num_fewshot
-    made = config.process_docs or (examples and examples.process_docs)
-    parts = (config.doc_to_text, config.doc_to_target, config.doc_to_choice)
-    columns = frozenset() if made else frozenset().union(*map(named_in, parts))
-    return Needs(asked, shown, shots, columns)
+    choices, target = config.doc_to_choice, config.doc_to_target
+    columns, words = set(), set()
+    if not (config.process_docs or (examples and examples.process_docs)):
+        for template in (config.doc_to_text, target, choices):
+            if isinstance(template, str) and re.fullmatch(r"[A-Za-z_]\w*", template):
+                words.add(template)
+            else:
+                columns |= named_in(template)
+        if config.process_results or (isinstance(choices, list) and target in choices):
+            words.discard(target)
+    label = target if choices is not None and target in words else None
+    return Needs(asked, shown, shots, frozenset(columns), frozenset(words), label)
 
 
 def named_in(template: Any) -> set[str]:
-    """The columns that a template has to have; a plain word is one where it names a column."""
-    from jinja2 import meta
+    """The columns that a template has to have; none where it asks whether some are there."""
+    from jinja2 import meta, nodes
     from lm_eval.utils import env
 
     if not isinstance(template, str) or "{" not in template:
         return set()
     parsed = env.parse(template)
-    return meta.find_undeclared_variables(parsed)
+    tests = {test.name for test in parsed.find_all(nodes.Test)}
+    return set() if tests & {"defined", "undefined"} else meta.find_undeclared_variables(parsed)

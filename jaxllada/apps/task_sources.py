@@ -4,8 +4,10 @@ lm_eval's tasks fetch their data in `download`, while they are made. A source ov
 subclass of the task's own class, so that YAML tasks and those written in Python go the same way.
 """
 
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllada.apps.local_data import LocalData
@@ -34,36 +36,42 @@ class Place(NamedTuple):
 class TaskSource(ABC):
     """Gives tasks their data."""
 
+    is_local = False
+    """Whether plain words in a task's definition are held to be columns, and missing ones told."""
+
     def __init__(self, num_fewshot: int | None = None) -> None:
         self.num_fewshot = num_fewshot
         """Examples that will be asked of the tasks; None: what each says itself."""
         self.where = ""
         """The data of the task that is being made, for messages."""
+        self.columns: list[str] = []
+        """Its columns."""
 
     @abstractmethod
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         """Sets `task.dataset` to {split: Dataset}; `real` does what lm_eval does."""
 
     def reading(self, kind: Any, name: str) -> type:
-        """A subclass of a task's class that takes its data from here."""
+        """A subclass of a task's class that takes its data from here; `kind` None: a YAML task."""
         from lm_eval.api.task import ConfigurableTask
 
         source, yaml = self, kind is None
         base: Any = ConfigurableTask if yaml else kind
 
         def download(task: Any, *args: Any, **kwargs: Any) -> None:
-            real = lambda: base.download(task, *args, **kwargs)  # noqa: E731
-            config = task.config
-            path = task.DATASET_PATH
-            own = callable(config.custom_dataset) or path in BUILDERS or not path
+            config, path = task.config, task.DATASET_PATH
             named = (config.metadata or {}).get("local_names", ())
             place = Place(name, path or "", task.DATASET_NAME, tuple(named))
-            source.where = str(place)
-            if own:
-                real()
+            source.where, source.columns = str(place), []
+            if callable(config.custom_dataset) or path in BUILDERS or not path:
+                _find_files(config)
+                base.download(task, *args, **kwargs)
             else:
-                source.load(task, place, real)
-            needs_of(task, source.num_fewshot).check(task.dataset, name, source.where)
+                source.load(task, place, lambda: base.download(task, *args, **kwargs))
+            needs = needs_of(task, source.num_fewshot)
+            table = task.dataset.get(needs.asked)
+            source.columns = list(getattr(table, "column_names", None) or ())
+            needs.check(task.dataset, name, source.where, strict=source.is_local)
 
         def init(task: Any, config: Any = None, **kwargs: Any) -> None:
             config = {key: value for key, value in config.items() if key != "class"}
@@ -77,22 +85,26 @@ class Hub(TaskSource):
     """The Hugging Face Hub, or what is cached of it."""
 
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
+        from jaxllada.common.data.tables import offline_where_unreachable
+
         try:
-            real()
-        except UserError:
-            raise
+            with offline_where_unreachable():
+                real()
         except Exception as error:  # the Hub's client and every reader raise their own kinds
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            cause = error if isinstance(error, ConnectionError) else error.__cause__ or error
+            reason = " ".join(str(cause).split())[:200]
             raise UserError(
-                f"tasks: {place.task}: {place} is not cached and cannot be had from the Hub"
-                f" ({reason}); set HF_ENDPOINT to a mirror, or run `jaxllada eval --download DIR"
-                f" --tasks {place.task}` where there is a network and give --data DIR here"
-                " (HF_HUB_OFFLINE=1 uses the cache alone)"
+                f"tasks: {place.task}: {place} could not be had from the Hub: {reason}; set"
+                " HF_ENDPOINT to a mirror, or HF_HUB_OFFLINE=1 to use the cache alone, or where"
+                f" there is a network run `eval --download DIR --tasks {place.task}` and then give"
+                " --data DIR here"
             ) from error
 
 
 class Folder(TaskSource):
     """A folder that holds the data of tasks."""
+
+    is_local = True
 
     def __init__(self, data: LocalData, num_fewshot: int | None = None):
         super().__init__(num_fewshot)
@@ -103,3 +115,52 @@ class Folder(TaskSource):
         found = self.data.find(place.task, place.path, place.name, place.names)
         self.where = str(found.folder)
         task.dataset = found.splits(needs)
+
+
+class Download(Hub):
+    """The Hub, with the splits that tasks need written to a folder that `LocalData` reads."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        self.saved: dict[str, dict[str, int]] = {}
+        """{data set: {split: rows}} of what was written."""
+
+    def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
+        super().load(task, place, real)
+        needs = needs_of(task)
+        target = self.folder / place.path / (place.name or "")
+        for split in task.dataset:
+            if needs.asked and split not in (needs.asked, needs.shown):
+                continue
+            self._save(task.dataset[split], target / f"{split}.parquet", place, split)
+
+    def _save(self, table: Any, file: Path, place: Place, split: str) -> None:
+        from jaxllada.common.manifest import write_atomically
+
+        rows = self.saved.setdefault(str(place), {})
+        if split in rows:
+            return
+        held = io.BytesIO()
+        table.to_parquet(held)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, held.getvalue())
+        rows[split] = len(table)
+
+
+def _find_files(config: Any) -> None:
+    """Files that a task's YAML names are looked for beside it, where they are not here."""
+    origin = (config.metadata or {}).get("config_source", "")
+    files = (config.dataset_kwargs or {}).get("data_files")
+    if files is None or not origin.endswith((".yaml", ".yml")):
+        return
+
+    def found(file: Any) -> Any:
+        if isinstance(file, Mapping):
+            return {split: found(one) for split, one in file.items()}
+        if isinstance(file, list | tuple):
+            return [found(one) for one in file]
+        beside = Path(origin).parent / file
+        return str(beside) if not Path(file).exists() and beside.exists() else file
+
+    config.dataset_kwargs = {**config.dataset_kwargs, "data_files": found(files)}

@@ -100,12 +100,12 @@ def _from_hub(spec: SourceSpec, streaming: bool) -> Any:
     import datasets
 
     options: dict[str, Any] = dict(spec.options)
-    with _offline_where_unreachable():
+    with offline_where_unreachable():
         return datasets.load_dataset(spec.path, streaming=streaming, **options)
 
 
 @contextlib.contextmanager
-def _offline_where_unreachable() -> Iterator[None]:
+def offline_where_unreachable() -> Iterator[None]:
     """Uses only what is cached where the Hub's name cannot be resolved, instead of retrying.
 
     Behind a proxy names need not resolve, so nothing is concluded there.
