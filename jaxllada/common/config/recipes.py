@@ -34,7 +34,7 @@ class Recipe:
 
     name: str
     """TASK@FAMILY, or the stem of a file of one's own."""
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     """Tasks or groups of lm_eval, or task files; all of them with the same settings."""
     num_fewshot: int | None = None
     """Examples in the prompt; null: as the task says."""
@@ -153,8 +153,8 @@ def _unknown(name: str) -> UserError:
     same = [one for one in known if one.startswith(f"{given}@")]
     hint = f": choose from {', '.join(same)}" if same else nearest(name, [*known, *FAMILIES])
     return UserError(
-        f"recipe={name} is unknown{hint}; the verb recipes lists all, a family stands for all of its"
-        " recipes, NAME.yaml is a file"
+        f"recipe={name} is unknown{hint}; the verb recipes lists all, a family stands for all of"
+        " its recipes, NAME.yaml is a file"
     )
 
 
