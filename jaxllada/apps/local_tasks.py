@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxllada.apps import task_index
 from jaxllada.apps.code_runs import own_code_eval
 from jaxllada.apps.local_data import LocalData
 from jaxllada.apps.task_sources import Download, Folder, Hub, TaskSource
@@ -77,17 +78,8 @@ def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
 
 @functools.cache
 def task_manager() -> "TaskManager":
-    """The index of all tasks, with those of this package; raises `UserError` without lm_eval.
-
-    Reading lm_eval's definitions takes seconds, so a process does it once.
-    """
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise UserError(
-            "tasks need the evaluation harness: pip install 'jaxllada[eval]' (lm-eval)"
-        ) from None
-    return TaskManager(include_path=str(OWN))
+    """lm_eval's manager of its tasks and this package's; raises `UserError` without lm_eval."""
+    return task_index.task_manager([OWN])
 
 
 def _spec(name: str, manager: "TaskManager") -> Any:

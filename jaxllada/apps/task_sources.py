@@ -133,7 +133,7 @@ class Download(Hub):
         for split in task.dataset:
             if needs.asked and split not in (needs.asked, needs.shown):
                 continue
-            self._save(task.dataset[split], target / f"{split}.parquet", place, split)
+            self._save(task.dataset[split], target / f"{split}.parquet", place, str(split))
 
     def _save(self, table: Any, file: Path, place: Place, split: str) -> None:
         from jaxllada.common.manifest import write_atomically
