@@ -18,7 +18,7 @@ from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxllada.common.run.loop import Outcome
+    from jaxllada.common.run.backend import Outcome
 
 SIDES = ("diffusion", "autoregressive")
 Pretrain = Callable[[Any], "Outcome"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxllada.common.config.model import ModelConfig
     from jaxllada.common.plan.footprint import Footprint
     from jaxllada.common.plan.setup import Setup
-    from jaxllada.common.run.loop import Outcome
+    from jaxllada.common.run.backend import Outcome
     from jaxllada.common.tokenizer import Tokenizer
     from jaxllada.common.weights.peft import AdapterFiles
     from jaxllada.train.loop import Task

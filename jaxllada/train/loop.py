@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from jaxllada.common.config.lora import drops_inputs
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch
-from jaxllada.common.run import loop
-from jaxllada.common.run.loop import Outcome, run_loop
+from jaxllada.common.run import backend as shared
+from jaxllada.common.run.backend import Outcome
+from jaxllada.common.run.loop import run_loop
 from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.models.lora import divide, joined
 from jaxllada.sharding import global_batch, replicated, shardings
@@ -30,7 +31,7 @@ Tree = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task(loop.Task):
+class Task(shared.Task):
     """What is trained on what: all that `train` needs beside the settings.
 
     Attributes:
@@ -55,7 +56,7 @@ def train(config: TrainConfig, folder: RunFolder, task: Task, resume_step: int |
 
 
 class _Backend:
-    """The state of a run on its devices; see `common.run.loop.Backend`."""
+    """The state of a run on its devices; see `common.run.backend.Backend`."""
 
     name = "jax"
 

@@ -15,7 +15,7 @@ from jaxllada.common.config.train import TrainConfig
 from npu_backend.commands.launched import Launch, launched
 
 if TYPE_CHECKING:
-    from jaxllada.common.run.loop import Outcome
+    from jaxllada.common.run.backend import Outcome
     from jaxllada.common.tokenizer import Tokenizer
     from jaxllada.common.weights.peft import AdapterFiles
     from npu_backend.sharding import Mesh

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from jaxllada.common.config.lora import drops_inputs
 from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.data.batches import Batch
-from jaxllada.common.run import loop
+from jaxllada.common.run import backend as shared
+from jaxllada.common.run.backend import Outcome
 from jaxllada.common.run.evaluation import Evaluation
-from jaxllada.common.run.loop import Outcome, run_loop
+from jaxllada.common.run.loop import run_loop
 from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.common.run.samples import Samples
 from npu_backend.sharding import Mesh, largest
@@ -26,7 +27,7 @@ __all__ = ["Outcome", "Task", "train"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task(loop.Task):
+class Task(shared.Task):
     """What is trained on what: all that `train` needs beside the settings.
 
     Attributes:
@@ -64,7 +65,7 @@ def train(config: TrainConfig, folder: RunFolder, task: Task, resume_step: int |
 
 
 class _Backend:
-    """The state of a run on its devices; see `common.run.loop.Backend`."""
+    """The state of a run on its devices; see `common.run.backend.Backend`."""
 
     name = "torch"
     waited = 0.0

@@ -6,127 +6,25 @@ the device does not wait for it.
 """
 
 import collections
-import dataclasses
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.train import TrainConfig, interval
-from jaxllada.common.data.batches import Batch, BatchSource, StreamSource, prefetch
+from jaxllada.common.data.batches import Batch, prefetch
 from jaxllada.common.notices import warn
-from jaxllada.common.run.alarm import EosAlarm
+from jaxllada.common.run.backend import Backend, Outcome, Task
 from jaxllada.common.run.evaluation import Evaluation
 from jaxllada.common.run.guard import Guard
 from jaxllada.common.run.metrics import StepMetrics
 from jaxllada.common.run.profiler import Profiler
-from jaxllada.common.run.progress import Progress
 from jaxllada.common.run.run_folder import RunFolder, check_same, identity
-from jaxllada.common.run.run_log import RunLog
-from jaxllada.common.run.samples import Samples
+from jaxllada.common.run.run_log import RunLog, open_log
 from jaxllada.common.run.signals import StopSignal
 from jaxllada.common.schedule import learning_rate_schedule
-from jaxllada.common.tokenizer import Tokenizer
-from jaxllada.common.tracking import Tracking
-from jaxllada.common.weights.peft import AdapterFiles
 
 STEPS_AHEAD = 2
 """Steps the host may start before it looks whether the first of them was finite."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is trained on what; a backend's own `Task` adds how.
-
-    Attributes:
-        tokenizer: saved in the run folder, so that the folder is a model for every verb.
-        evaluate: measures weights on the validation rows; None without any.
-        sample: writes a page of texts with given weights; None for no samples.
-        adapter: what is trained where the model's own weights are not.
-        baselines: `uniform_bound` and `unigram_bound` in nats per token, for the log.
-    """
-
-    model: ModelConfig
-    source: BatchSource | StreamSource
-    total_steps: int
-    tokenizer: Tokenizer | None = None
-    evaluate: Callable[[Any], Evaluation] | None = None
-    sample: Callable[[Any], Samples] | None = None
-    adapter: AdapterFiles | None = None
-    baselines: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a run ended: finished steps, weights to use, and the signal that stopped it (or 0)."""
-
-    step: int
-    params: Any
-    signal: int
-    first: Evaluation | None
-    last: Evaluation | None
-
-
-class Backend(Protocol):
-    """What a framework does in a run: it holds the state that steps change.
-
-    Attributes:
-        name: kept in checkpoints; those of another backend are not gone on from.
-        processes: of the run; with several, all call every method alike.
-        state: what a checkpoint saves.
-        skipped: steps skipped in a row up to now.
-        waited: seconds so far that steps spent on other things than training, such as compiling.
-    """
-
-    name: str
-    processes: int
-
-    @property
-    def is_main(self) -> bool: ...
-    @property
-    def state(self) -> Any: ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def waited(self) -> float: ...
-
-    def start(self) -> None:
-        """Makes the state before the first step."""
-        ...
-
-    def restore(self, step: int) -> None:
-        """Reads the state of a checkpoint."""
-        ...
-
-    def begin(self, tell: Callable[[str], None]) -> None:
-        """Gets ready for steps; `tell` prints a line about the run."""
-        ...
-
-    def step(self, batch: Batch, learning_rate: float, cursor: int) -> StepMetrics:
-        """Makes a step from batch number `cursor` of the data."""
-        ...
-
-    def fetch(self, metrics: list[StepMetrics]) -> list[StepMetrics]:
-        """Brings the metrics of steps to the host."""
-        ...
-
-    def weights(self) -> Any:
-        """The weights that are measured and sampled from: the average, where one is kept."""
-        ...
-
-    def agree(self, number: int) -> int:
-        """Returns the largest number any process gives."""
-        ...
-
-    def start_trace(self, folder: Path) -> None:
-        """Starts to record a profile."""
-        ...
-
-    def stop_trace(self) -> None:
-        """Waits for the steps under way and writes the profile."""
-        ...
 
 
 def run_loop(
@@ -182,7 +80,9 @@ class _Run:
         meta = {} if resume is None else self.checkpoints.meta(resume)
         # Trackers continue a run by its id; a new run in an old folder is not the old run.
         self.run_id = meta.get("run_id") or f"{folder.path.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        self.log = self._open_log(resume)
+        self.log = open_log(
+            config, folder.path, task.total_steps, backend, run_id=self.run_id, resume_step=resume
+        )
         if resume is not None:
             self.guard.load(meta["guard"])
             self.log.load(meta["log"])
@@ -333,18 +233,3 @@ class _Run:
             self.backend.start()
         else:
             self.backend.restore(step)
-
-    def _open_log(self, resume: int | None) -> RunLog:
-        config, backend = self.config, self.backend
-        tracking = Tracking(
-            self.folder.path,
-            config.trackers,
-            run_name=config.run_name,
-            resume_step=resume,
-            is_main=backend.is_main,
-        )
-        tracking.start(config.to_dict(), self.run_id)
-        total = self.task.total_steps
-        progress = Progress(total, resume or 0, is_main=backend.is_main)
-        alarm = EosAlarm(config.pad_policy, config.group_by_length)
-        return RunLog(tracking, progress, backend.fetch, alarm)

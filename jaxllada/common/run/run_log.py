@@ -3,9 +3,12 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
+from jaxllada.common.config.train import TrainConfig
 from jaxllada.common.run.alarm import EosAlarm
+from jaxllada.common.run.backend import Backend
 from jaxllada.common.run.evaluation import Evaluation
 from jaxllada.common.run.metrics import StepMetrics, Window
 from jaxllada.common.run.progress import Progress
@@ -131,3 +134,26 @@ class RunLog:
         """Closes everything; `status` is finished, failed or interrupted."""
         self.progress.close()
         self.tracking.finish(status)
+
+
+def open_log(
+    config: TrainConfig,
+    folder: Path,
+    total_steps: int,
+    backend: Backend,
+    *,
+    run_id: str,
+    resume_step: int | None,
+) -> RunLog:
+    """Opens the log of a run in its folder, with the trackers and the alarm it asks for."""
+    tracking = Tracking(
+        folder,
+        config.trackers,
+        run_name=config.run_name,
+        resume_step=resume_step,
+        is_main=backend.is_main,
+    )
+    tracking.start(config.to_dict(), run_id)
+    progress = Progress(total_steps, resume_step or 0, is_main=backend.is_main)
+    alarm = EosAlarm(config.pad_policy, config.group_by_length)
+    return RunLog(tracking, progress, backend.fetch, alarm)

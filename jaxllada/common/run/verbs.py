@@ -13,8 +13,8 @@ from jaxllada.common.data.sources import for_chat, load_rows
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 from jaxllada.common.notices import notice
+from jaxllada.common.run.backend import Outcome
 from jaxllada.common.run.guard import TrainingDivergedError
-from jaxllada.common.run.loop import Outcome
 from jaxllada.common.run.origin import Origin, find_model, find_tokenizer, fit_preset
 from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.common.summary import summary
