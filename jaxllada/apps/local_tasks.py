@@ -4,6 +4,7 @@ A task is named as lm_eval names it (`gsm8k`, the group `mmlu`, a tag), or is on
 own (`jaxllada/tasks`), a YAML file, or a file of questions such as the verb `score` reads.
 """
 
+import contextlib
 import functools
 import random
 from collections.abc import Sequence
@@ -142,9 +143,17 @@ def _factory(source: TaskSource) -> Any:
             before = random.getstate()
             random.seed(SEED)
             try:
-                with explained(entry.name, source), own_code_eval():
+                with explained(entry.name, source), _for_code(entry):
                     return super()._build_task(entry, overrides)
             finally:
                 random.setstate(before)
 
     return Factory()
+
+
+def _for_code(entry: Any) -> contextlib.AbstractContextManager[None]:
+    """Our runner of programs for tasks that score code; the others are spared its imports."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else entry.cfg or {}
+    return own_code_eval() if config.get("unsafe_code") else contextlib.nullcontext()
