@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxllada.apps.eval_files import read_runs, read_scores
 from jaxllada.apps.eval_report import Line, Run, lines_of
-from jaxllada.apps.eval_tables import flat, number, plain_table, with_error
+from jaxllada.apps.eval_tables import flat, number, plain_table, settings, with_error
 
 
 class Evaluation(NamedTuple):
@@ -147,7 +147,7 @@ def _otherwise(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _facts(run: Run) -> dict[str, object]:
-    facts = flat(run["protocol"]) | flat(run["environment"])
+    facts = flat(settings(run)) | flat(run["environment"])
     for task, entry in run["results"].items():
         if "subtasks" not in entry:
             for key in ("version", "num_fewshot", "documents", "prompts"):

@@ -92,8 +92,9 @@ def record(
     """Builds the record of a run from what lm_eval returns.
 
     `tasks` are those that were asked for, groups by their own name. `changed` are the keys of the
-    recipe that the user overrode. `protocol` is everything else that was set: the model and its
-    fingerprint, sampling and likelihood in full, template, limit, seeds.
+    recipe that the user overrode. `protocol` is everything else that was set: `model` and the
+    fingerprint of its weights, `sampling` of every task and `likelihood` in full, template, limit,
+    seeds.
     """
     counts = results.get("n-samples", {})
     entries = {}
@@ -214,6 +215,11 @@ def lines_of(run: Run, *, every: bool = False) -> list[Line]:
     return found
 
 
+def _last(model: str) -> str:
+    """The name of a model without where it lies."""
+    return str(model).rstrip("/").rpartition("/")[2].lower()
+
+
 def remarks(run: Run) -> list[str]:
     """Why the score of a run need not be the published one, a line each."""
     published = run["published"]
@@ -228,8 +234,8 @@ def remarks(run: Run) -> list[str]:
     if published["score"] is not None:
         if published["harness"] not in ("lm_eval", "none"):
             found.append(f"published under another harness, {published['harness']}")
-        if published["model"]:
-            found.append(f"published for {published['model']}")
+        if _last(published["model"]) != _last(run["protocol"].get("model", "")):
+            found.append(f"published for {published['model'] or 'another model'}")
     if published["note"]:
         found.append(published["note"])
     if published["changed"]:

@@ -83,16 +83,25 @@ def _in_full(run: Run) -> str:
     parts.append(
         markdown_table([("task", "version", "examples", "prompts (hash)"), *tasks], left=1)
     )
-    published = {key: value for key, value in (run["published"] or {}).items() if value}
-    for title in ("protocol", "environment"):
-        published[title] = run[title]
-    rows = [(key, _shown(value)) for key, value in flat(published).items()]
+    facts = flat({"published": run["published"] or {}}) | flat(settings(run))
+    facts |= flat({"environment": run["environment"]})
+    rows = [(key, _shown(value)) for key, value in facts.items() if value not in (None, "", [], {})]
     parts.append(markdown_table([("key", "value"), *rows], left=2))
     return "\n\n".join(parts)
 
 
+def settings(run: Run) -> dict[str, Any]:
+    """The protocol of a run, with what all of its tasks are sampled by said once."""
+    protocol = dict(run["protocol"])
+    by_task = protocol.pop("sampling", None) or {}
+    each = list(by_task.values())
+    if each and all(one == each[0] for one in each):
+        return protocol | {"sampling": each[0]}
+    return protocol | {f"sampling of {task}": one for task, one in by_task.items()}
+
+
 def flat(values: Any, above: str = "") -> dict[str, Any]:
-    """Nested mappings as one, `protocol.sampling.steps`."""
+    """Nested mappings as one, `sampling.steps`."""
     if not isinstance(values, dict):
         return {above: values}
     found = {}
