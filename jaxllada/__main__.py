@@ -13,6 +13,7 @@ VERBS = {
     "compare": ("jaxllada.commands.compare", "train diffusion and its autoregressive twin"),
     "evaluate": ("jaxllada.commands.evaluate", "measure the bound in nats per token, fixed noise"),
     "score": ("jaxllada.commands.score", "score questions with options by their likelihood"),
+    "eval": ("jaxllada.commands.eval", "evaluate on tasks, by published protocols"),
     "sample": ("jaxllada.commands.sample", "generate from prompts"),
     "chat": ("jaxllada.commands.chat", "talk to a model in the terminal"),
     "tune": ("jaxllada.commands.tune", "find fast sampling settings and write a preset"),
@@ -29,7 +30,7 @@ VERBS = {
     "verify": ("jaxllada.commands.verify", "compare two checkpoints tensor by tensor"),
     "bench": ("jaxllada.commands.bench", "measure training, sampling and converting"),
 }
-ALIASES = {"train": "pretrain", "eval": "evaluate"}
+ALIASES = {"train": "pretrain"}
 EXTRAS = {
     "jax": "jax",
     "flax": "jax",

@@ -13,6 +13,7 @@ VERBS = {
     "compare": ("npu_backend.commands.compare", "train diffusion and its autoregressive twin"),
     "evaluate": ("npu_backend.commands.evaluate", "measure the bound in nats per token"),
     "score": ("npu_backend.commands.score", "score questions with options by their likelihood"),
+    "eval": ("npu_backend.commands.eval", "evaluate on tasks, by published protocols"),
     "sample": ("npu_backend.commands.sample", "generate from prompts"),
     "chat": ("npu_backend.commands.chat", "talk to a model in the terminal"),
     "tune": ("npu_backend.commands.tune", "find fast sampling settings and write a preset"),
@@ -29,7 +30,7 @@ VERBS = {
     "bench": ("npu_backend.commands.bench", "measure training and sampling"),
     "doctor": ("npu_backend.commands.doctor", "check driver, CANN, torch_npu and HCCL"),
 }
-ALIASES = {"train": "pretrain", "eval": "evaluate"}
+ALIASES = {"train": "pretrain"}
 EXTRAS = {"torch": "torch", "torch_npu": "npu", "matplotlib": "plot", "PIL": "plot"}
 
 PROGRAM = Program(

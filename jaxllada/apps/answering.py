@@ -11,6 +11,7 @@ from jaxllada.common.engine import Engine
 from jaxllada.common.errors import UserError
 
 if TYPE_CHECKING:
+    from jaxllada.common.run.origin import Origin
     from jaxllada.common.tokenizer import Tokenizer
 
 OpenEngine = Callable[[Any, Path], Engine]
@@ -43,12 +44,24 @@ class Options(ModelKeys, SamplingKeys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed} must lie in [0, 2**32)")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises `UserError` for a seed that not every backend takes."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} must lie in [0, 2**32)")
 
 
 def open_model(options: ModelKeys, open_engine: OpenEngine) -> "tuple[Engine, Tokenizer]":
     """Reads tokenizer and model; raises `UserError` where they are missing or do not fit."""
+    origin, tokenizer = look_up(options)
+    assert origin.folder is not None
+    return open_engine(options, origin.folder), tokenizer
+
+
+def look_up(options: ModelKeys) -> "tuple[Origin, Tokenizer]":
+    """Finds the model and reads its config and tokenizer, not its weights; raises `UserError`."""
     from jaxllada.common.run.checkpoints import is_run_folder
     from jaxllada.common.run.origin import find_model, find_tokenizer
 
@@ -63,7 +76,7 @@ def open_model(options: ModelKeys, open_engine: OpenEngine) -> "tuple[Engine, To
         raise UserError(f"average={given}: only training runs keep an average of their weights")
     tokenizer = find_tokenizer(options.tokenizer_name_or_path, origin)
     tokenizer.agree_with(origin.config)
-    return open_engine(options, origin.folder), tokenizer
+    return origin, tokenizer
 
 
 def check_trace_name(name: str) -> None:

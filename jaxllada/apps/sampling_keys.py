@@ -91,12 +91,16 @@ class SamplingKeys:
     the first one; steps then counts per block."""
 
     def __post_init__(self) -> None:
+        self.check_names()
+        self.sampling(room=128)
+
+    def check_names(self) -> None:
+        """Raises `UserError` where one setting is given by two names."""
         if None not in (self.gen_length, self.max_length) and self.gen_length != self.max_length:
             raise UserError(
                 f"gen_length={self.gen_length} and max_length={self.max_length} are two names of"
                 " one setting: give one of them"
             )
-        self.sampling(room=128)
 
     def given(self) -> dict[str, Any]:
         """The keys of `SamplingConfig` that the preset and the user set."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxllada.apps.answering import ModelKeys, OpenEngine, open_model
+from jaxllada.apps.option_tokens import encode_options
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.scores import Question, QuestionScores
@@ -125,17 +126,11 @@ def encode(row: Row, tokenizer: "Tokenizer", config: ScoreOptions) -> Question:
     prompt = row.prompt
     if config.chat:
         prompt = tokenizer.conversation([{"role": "user", "content": prompt}])
-    kept = prompt.rstrip() if not config.chat else prompt
-    moved = prompt[len(kept) :]
-    start = [tokenizer.bos_id] if config.add_bos and tokenizer.bos_id is not None else []
-    if config.add_bos and not start:
-        raise UserError("add_bos=true: the tokenizer has no beginning-of-sequence token")
-    before = tokenizer.encode(kept)
-    # A tokenizer may join the end of a prompt with an option: the option is what is new.
-    wholes = tokenizer.encode_batch([kept + moved + text for text in row.options])
-    options = tuple(whole[len(before) :] for whole in wholes)
+    prompt, options, moved = encode_options(
+        prompt, row.options, tokenizer, add_bos=config.add_bos, keeps_blanks=config.chat
+    )
     divisors = tuple(float(len((moved + text).encode())) for text in row.options)
-    return Question([*start, *before], options, divisors)
+    return Question(prompt, options, divisors)
 
 
 def summary(

@@ -79,9 +79,10 @@ class Engine(Protocol):
         """Answers every prompt; prompts may differ in length.
 
         Row i draws from (seed, first_row + i) and does not depend on the others, so cutting a list
-        into batches changes nothing; a list gives every row a number of its own. `on_update` is called after every step. `should_stop` is asked
-        after every block, with a row's tokens so far, whether the answer is over; what is behind
-        becomes end tokens. Raises `UserError` as `check_prompts` does.
+        into batches changes nothing; a list gives every row a number of its own. `on_update` is
+        called after every step. `should_stop` is asked after every block, with a row's tokens so
+        far, whether the answer is over; what is behind becomes end tokens. Raises `UserError` as
+        `check_prompts` does.
         """
         ...
 

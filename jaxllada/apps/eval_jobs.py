@@ -1,0 +1,266 @@
+"""What an evaluation consists of: for each recipe its tasks, their prompts, and how to answer them.
+
+Everything that can be wrong with tasks, data, prompts and settings is found here, before the model
+is read.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from jaxllada.apps.asked import Manner, Work
+from jaxllada.apps.asked_texts import Texts, told_settings
+from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.apps.harness import templated, works_of
+from jaxllada.apps.local_tasks import task_dict
+from jaxllada.common.config.likelihood import LikelihoodConfig
+from jaxllada.common.config.model import ModelConfig
+from jaxllada.common.config.recipes import Recipe, recipes_of
+from jaxllada.common.errors import UserError
+from jaxllada.common.notices import notice
+from jaxllada.common.tokenizer import Tokenizer
+
+NUMPY_SEED = 1234
+"""What lm_eval seeds NumPy with before it loads tasks."""
+RANKINGS = {"acc", "acc_norm", "acc_bytes", "f1", "mcc"}
+"""Metrics that ask only which option is best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One protocol and the tasks it is for."""
+
+    name: str
+    recipe: Recipe | None
+    tasks: tuple[str, ...]
+    num_fewshot: int | None
+    chat: bool
+    fewshot_as_multiturn: bool
+    manner: Manner
+    changed: tuple[str, ...] = ()
+    """Keys of the recipe that the user overrode."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A job with its prompts."""
+
+    job: Job
+    tasks: Any
+    """lm_eval's `TaskDict`; its requests are built."""
+    works: dict[str, Work]
+    """The requests by lm_eval's names of their kinds."""
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks and groups that are part of no other, by the names they have in results."""
+        inside = {child for children in self.tasks["group_map"].values() for child in children}
+        return [n for kind in ("groups", "tasks") for n in self.tasks[kind] if n not in inside]
+
+
+def jobs_of(options: EvalOptions) -> list[Job]:
+    """The jobs of a command; raises `UserError` for unknown recipes and keys that do not fit."""
+    recipes: list[Recipe | None] = []
+    if options.recipe:
+        recipes += recipes_of(",".join(options.recipe))
+    if options.tasks:
+        recipes.append(None)
+    return [_job(recipe, options) for recipe in recipes]
+
+
+def _job(recipe: Recipe | None, options: EvalOptions) -> Job:
+    start = recipe or Recipe(name="tasks", tasks=options.tasks, likelihood={"mc_num": 128})
+    given = options.given()
+    base = {} if options.preset else dict(start.sampling)
+    estimate, add_bos = options.estimate(start.likelihood if recipe else {}, options.shared())
+    chat = start.chat if options.uses_chat is None else options.uses_chat
+    turns = start.fewshot_as_multiturn
+    if options.fewshot_as_multiturn is not None:
+        turns = options.fewshot_as_multiturn
+    if turns and not chat and options.fewshot_as_multiturn:
+        raise UserError("fewshot_as_multiturn=true needs chat=true: turns need the template")
+    manner = Manner(
+        sampling=base | given,
+        likelihood=estimate,
+        add_bos=add_bos,
+        keeps_blanks=chat,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        too_long=options.too_long,
+    )
+    shots = start.num_fewshot if options.num_fewshot is None else options.num_fewshot
+    job = Job(
+        name=start.name,
+        recipe=recipe,
+        tasks=start.tasks,
+        num_fewshot=shots,
+        chat=chat,
+        fewshot_as_multiturn=turns and chat,
+        manner=manner,
+    )
+    return job if recipe is None else _with_changes(job, recipe, options)
+
+
+def _with_changes(job: Job, recipe: Recipe, options: EvalOptions) -> Job:
+    """Notes which settings are not the recipe's."""
+    changed = set()
+    if recipe.sampling:
+        ours, theirs = job.manner.sampling, recipe.sampling
+        changed |= {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)}
+    if recipe.likelihood:
+        keys = [key.name for key in fields(LikelihoodConfig)]
+        plain = EvalOptions(model_name_or_path=".", recipe=options.recipe, seed=options.seed)
+        estimate, add_bos = plain.estimate(recipe.likelihood, plain.shared())
+        ours = asdict(job.manner.likelihood)
+        changed |= {key for key in keys if ours[key] != getattr(estimate, key)}
+        changed |= {"add_bos"} if add_bos != job.manner.add_bos else set()
+        changed -= {"seed", "rows_per_call"}
+    for key in ("num_fewshot", "chat"):
+        changed |= {key} if getattr(job, key) != getattr(recipe, key) else set()
+    if job.fewshot_as_multiturn != (recipe.fewshot_as_multiturn and job.chat):
+        changed.add("fewshot_as_multiturn")
+    changed |= {"system_instruction"} if options.system_instruction else set()
+    return replace(job, changed=tuple(sorted(changed)))
+
+
+def load(
+    job: Job, options: EvalOptions, tokenizer: Tokenizer, model: ModelConfig, origin: str
+) -> Loaded:
+    """Loads the tasks of a job and builds their requests; raises `UserError`.
+
+    `origin` names what answers them: backend, type and weights.
+    """
+    with _quiet():
+        # Tasks that shuffle options draw while they are loaded: the same in every process.
+        np.random.seed(NUMPY_SEED)  # noqa: NPY002
+        tasks = task_dict(job.tasks, data=options.data, num_fewshot=job.num_fewshot)
+        instances: dict[str, list[Any]] = {}
+        for name, task in tasks["tasks"].items():
+            _check(name, task, job, options)
+            _build(task, job, options, tokenizer)
+            for instance in task.instances:
+                several = instances.setdefault(instance.request_type, [])
+                several += [instance] * (instance.repeats or 1)
+    works = works_of(instances, tokenizer, model, job.manner, origin)
+    texts = works.get("generate_until")
+    if isinstance(texts, Texts):
+        _tell(job, texts, tasks["tasks"])
+    return Loaded(job, tasks, works)
+
+
+def _tell(job: Job, texts: Texts, tasks: Mapping[str, Any]) -> None:
+    """Says once which settings win: for all tasks that have them in common."""
+    alike: dict[str, list[str]] = {}
+    for name, (config, _) in texts.settings.items():
+        told = told_settings(
+            tasks[name].config.generation_kwargs or {}, job.manner.sampling, config
+        )
+        alike.setdefault(told, []).append(name)
+    for told, names in alike.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        notice(f"{names[0]}{others}: {told}")
+
+
+def _build(task: Any, job: Job, options: EvalOptions, tokenizer: Tokenizer) -> None:
+    from lm_eval.evaluator_utils import get_sample_size
+
+    task.set_fewshot_seed(seed=options.fewshot_seed)
+    template = functools.partial(templated, tokenizer)
+    task.build_all_requests(
+        limit=get_sample_size(task, options.limit or None),
+        rank=0,
+        world_size=1,
+        system_instruction=options.system_instruction or None,
+        apply_chat_template=job.chat,
+        fewshot_as_multiturn=job.fewshot_as_multiturn,
+        chat_template=template if job.chat else None,
+        tokenizer_name="",
+    )
+    # Built once: `evaluate` would draw the examples anew.
+    task.build_all_requests = lambda **_: None
+
+
+def _check(name: str, task: Any, job: Job, options: EvalOptions) -> None:
+    """Refuses what a task and the settings cannot have together; sets the number of examples."""
+    own = task.config.num_fewshot
+    if own == 0 and job.num_fewshot:
+        raise UserError(
+            f"num_fewshot={job.num_fewshot}: task {name} takes none, by its own definition (its"
+            " prompt is fixed); leave num_fewshot out"
+        )
+    if job.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=job.num_fewshot)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    if getattr(task, "UNSAFE_CODE", False):
+        if not options.confirm_run_unsafe_code:
+            raise UserError(
+                f"task {name} runs the code that the model writes on this machine:"
+                " confirm_run_unsafe_code=true allows it, best in a container"
+            )
+        os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError(f"task {name} shows pictures or sound, which this model cannot read")
+    metrics, estimate = set(getattr(task, "_metric_fn_list", ())), job.manner.likelihood
+    needed = {"loglikelihood": "acc", "multiple_choice": "exact_match"}.get(task.OUTPUT_TYPE)
+    if needed in metrics and not estimate.greedy_check:
+        raise UserError(
+            f"greedy_check=false with task {name}: its metric {needed} asks whether greedy decoding"
+            " gives the answer; set greedy_check=true"
+        )
+    others = sorted(metrics - RANKINGS)
+    if estimate.stop_level and task.OUTPUT_TYPE == "multiple_choice":
+        if callable(task.config.process_results):
+            others = ["process_results"]
+        if others:
+            raise UserError(
+                f"stop_level={estimate.stop_level} with task {name}: {others[0]} asks for more than"
+                " which option is best; use stop_level=0"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a bar for each of fifty subtasks, and without what lm_eval tells of its own keys."""
+    import lm_eval.api.task as module
+
+    logger, bar = logging.getLogger("lm_eval"), module.tqdm
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    module.tqdm = lambda rows, *_, **__: rows  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        module.tqdm = bar
+        logger.setLevel(level)
+
+
+def protocol_of(loaded: Loaded, options: EvalOptions) -> Mapping[str, Any]:
+    """Everything that was set, for the record: defaults written out."""
+    job = loaded.job
+    found: dict[str, Any] = {
+        "chat": job.chat,
+        "fewshot_as_multiturn": job.fewshot_as_multiturn,
+        "system_instruction": options.system_instruction,
+        "num_fewshot": job.num_fewshot,
+        "limit": options.limit,
+        "seed": options.seed,
+        "fewshot_seed": options.fewshot_seed,
+        "too_long": options.too_long,
+    }
+    texts = loaded.works.get("generate_until")
+    if isinstance(texts, Texts):
+        found["batch_size"] = options.batch_size
+        found["sampling"] = {
+            name: {**asdict(config), "until": list(until)}
+            for name, (config, until) in texts.settings.items()
+        }
+    if loaded.works.keys() - {"generate_until"}:
+        found["likelihood"] = {**asdict(job.manner.likelihood), "add_bos": job.manner.add_bos}
+    return found
