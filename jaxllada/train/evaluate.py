@@ -17,7 +17,8 @@ from jaxllada.common.data.batches import Batch
 from jaxllada.common.run.evaluation import Evaluation, summarize
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sharding import global_batch, replicated
-from jaxllada.train.step import Counts, DeviceBatch, count_all, token_losses
+from jaxllada.train.counts import Counts, DeviceBatch, count_all
+from jaxllada.train.step import token_losses
 
 Tree = Any
 

@@ -21,9 +21,10 @@ from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.models.lora import divide, joined
 from jaxllada.sharding import global_batch, replicated, shardings
 from jaxllada.train.compiled import Compiled
+from jaxllada.train.counts import StepMetrics
 from jaxllada.train.optim import make_optimizer
 from jaxllada.train.state import TrainState, initial_state
-from jaxllada.train.step import StepMetrics, train_step
+from jaxllada.train.step import train_step
 
 __all__ = ["Outcome", "Task", "train"]
 

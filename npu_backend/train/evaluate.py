@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jaxllada.common.data.batches import Batch
 from jaxllada.common.run.evaluation import Evaluation, summarize
 from npu_backend.sharding import Mesh, forget_whole, join_rows, local, sum_over
-from npu_backend.train.step import Counts, count_all, on_device, unpacked
+from npu_backend.train.counts import Counts, count_all, on_device, unpacked
 
 
 class RowSums(NamedTuple):

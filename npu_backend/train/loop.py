@@ -18,10 +18,11 @@ from jaxllada.common.run.loop import run_loop
 from jaxllada.common.run.run_folder import RunFolder
 from jaxllada.common.run.samples import Samples
 from npu_backend.sharding import Mesh, largest
+from npu_backend.train.counts import StepMetrics
 from npu_backend.train.evaluate import holding
 from npu_backend.train.optim import make_optimizer
 from npu_backend.train.state import TrainState, initial_state
-from npu_backend.train.step import StepMetrics, train_step
+from npu_backend.train.step import train_step
 
 __all__ = ["Outcome", "Task", "train"]
 

@@ -4,122 +4,33 @@ The weights of the loss are computed with the denominators of the whole global b
 micro-batches are walked, so every micro-batch of every process adds its share of one global sum
 and nothing is averaged twice (LLaDA, arXiv:2502.09992v3, equation 3).
 
-Shape letters: A micro-batches, B rows, L positions, T bins of the mask rate, K classes of tokens.
+Shape letters: A micro-batches, B rows, L positions.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jaxllada.common.data.batches import Batch
-from jaxllada.common.data.classes import NAMES
 from jaxllada.common.noise import uniforms
-from jaxllada.common.run.metrics import BINS
 from npu_backend.diffusion.chunked import RowLosses, chunked_cross_entropy
 from npu_backend.diffusion.loss import LossNorm
 from npu_backend.models.mask_predictor import MaskPredictor
 from npu_backend.sharding import Mesh, local, sum_over, without_sync
+from npu_backend.train.counts import (
+    Counts,
+    DeviceBatch,
+    StepMetrics,
+    added,
+    count_all,
+    on_device,
+    unpacked,
+)
 from npu_backend.train.optim import AdamW, average
 from npu_backend.train.state import TrainState
-
-
-class DeviceBatch(NamedTuple):
-    """A `Batch`, or one micro-batch of it, whose arrays are tensors of the device."""
-
-    tokens: Any
-    noisy: Any
-    is_masked: Any
-    mask_rate: Any
-    maskable: Any
-    visible: Any
-    classes: Any = None
-
-    def piece(self, a: int) -> "DeviceBatch":
-        """Micro-batch `a`."""
-        return DeviceBatch(*(None if leaf is None else leaf[a] for leaf in self))
-
-
-class ClassCounts(NamedTuple):
-    """Sums over masked tokens by class (`common.data.classes`).
-
-    `ended` counts those in whose place the model would put the padding (end) token.
-    """
-
-    nll: Any
-    correct: Any
-    masked: Any
-    ended: Any
-
-
-class Counts(NamedTuple):
-    """Sums over masked tokens by mask rate: bin b holds rates in [b/10, (b+1)/10).
-
-    `classes` are sums by class of token, for batches that know it.
-    """
-
-    nll: Any
-    correct: Any
-    masked: Any
-    classes: ClassCounts | None = None
-
-
-class StepMetrics(NamedTuple):
-    """What a step reports, on the host.
-
-    `loss` and `grad_norm` (before clipping) are those of the batch even when the update was
-    skipped; `maskable` counts the tokens the loss is about.
-    """
-
-    loss: float
-    grad_norm: float
-    counts: Counts
-    maskable: float
-    skipped: int
-    skipped_total: int
-
-
-def count_by_rate(
-    nll: Float[Tensor, "B L"],
-    correct: Bool[Tensor, "B L"],
-    is_masked: Bool[Tensor, "B L"],
-    mask_rate: Float[Tensor, " B"],
-) -> Counts:
-    """Sums losses (nats) and hits of the masked tokens into bins of the mask rate."""
-    bins = torch.clamp((mask_rate * BINS).to(torch.int32), 0, BINS - 1)
-    rows = (bins[:, None] == torch.arange(BINS, device=bins.device)).float()
-
-    def total(values: Tensor) -> Float[Tensor, " T"]:
-        masked = torch.where(is_masked, values, 0).float()
-        return (masked.sum(dim=1)[:, None] * rows).sum(dim=0)
-
-    return Counts(total(nll), total(correct), total(is_masked))
-
-
-def count_by_class(
-    losses: RowLosses, is_masked: Bool[Tensor, "B L"], classes: Int[Tensor, "B L"]
-) -> ClassCounts:
-    """Sums losses (nats), hits and guessed ends of the masked tokens by their class."""
-    numbers = torch.arange(len(NAMES), device=classes.device, dtype=torch.int32)
-    kinds = classes.to(torch.int32)[None] == numbers[:, None, None]
-
-    def total(values: Tensor) -> Float[Tensor, " K"]:
-        return torch.where(is_masked & kinds, values.float(), 0.0).sum(dim=(1, 2))
-
-    return ClassCounts(
-        total(losses.nll), total(losses.is_correct), total(is_masked), total(losses.is_watched)
-    )
-
-
-def count_all(losses: RowLosses, batch: DeviceBatch) -> Counts:
-    """Counts one micro-batch [B, L] in every way it allows."""
-    counts = count_by_rate(losses.nll, losses.is_correct, batch.is_masked, batch.mask_rate)
-    if batch.classes is None:
-        return counts
-    return counts._replace(classes=count_by_class(losses, batch.is_masked, batch.classes))
 
 
 class Objective(nn.Module):
@@ -156,14 +67,6 @@ class Objective(nn.Module):
             counted=counted,
         )
         return RowLosses(losses.loss, *(part.view(weights.shape) for part in losses[1:]))
-
-
-def on_device(batch: Batch, device: torch.device) -> DeviceBatch:
-    """Copies a batch to the device."""
-    arrays = (None if array is None else torch.from_numpy(array) for array in batch)
-    return DeviceBatch(
-        *(None if array is None else array.to(device, non_blocking=True) for array in arrays)
-    )
 
 
 def global_weights(batch: DeviceBatch, mesh: Mesh, norm: LossNorm) -> Float[Tensor, "A B L"]:
@@ -214,7 +117,7 @@ def loss_and_gradient(
         else:
             part = _backward(objective, piece, weights[a], int(masked[a]), mesh)
         loss = loss + part[0]
-        counts = part[1] if counts is None else _added(counts, part[1])
+        counts = part[1] if counts is None else added(counts, part[1])
         if rounds or a == pieces - 1:
             for name, param in state.params.items():
                 grad = torch.zeros_like(param) if param.grad is None else param.grad
@@ -231,14 +134,6 @@ def _backward(
     losses = objective(piece, weights, counted)
     (losses.loss * mesh.size).backward()  # the wrappers divide by the number of processes
     return losses.loss.detach(), count_all(losses._replace(nll=losses.nll.detach()), piece)
-
-
-def _added(counts: Counts, others: Counts) -> Counts:
-    classes = None
-    if counts.classes is not None and others.classes is not None:
-        classes = ClassCounts(*map(torch.add, counts.classes, others.classes))
-    nll, correct, masked = map(torch.add, counts[:3], others[:3])
-    return Counts(nll, correct, masked, classes)
 
 
 def _dropout_seed(seed: int, cursor: int, part: int) -> int:
@@ -312,12 +207,3 @@ def train_step(
         state.skipped,
         state.skipped_total,
     )
-
-
-def unpacked(numbers: np.ndarray) -> Counts:
-    """Counts from their arrays one behind the other."""
-    classes = None
-    if len(numbers) > 3 * BINS:
-        classes = ClassCounts(*np.split(numbers[3 * BINS :], len(ClassCounts._fields)))
-    nll, correct, masked = np.split(numbers[: 3 * BINS], 3)
-    return Counts(nll, correct, masked, classes)

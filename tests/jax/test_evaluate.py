@@ -14,9 +14,9 @@ from jaxllada.common.run.evaluation import baselines, summarize, uniform_bound, 
 from jaxllada.common.run.metrics import BINS
 from jaxllada.models.mask_predictor import MaskPredictor
 from jaxllada.sharding import make_mesh
+from jaxllada.train.counts import Counts
 from jaxllada.train.evaluate import RowSums, make_evaluator
 from jaxllada.train.inputs import make_validation
-from jaxllada.train.step import Counts
 from tests.jax.tiny_run import TINY, make_config, make_rows
 
 ROWS = make_rows(7, length=12, seed=3)
