@@ -12,8 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllada.apps.eval_files import read_runs, read_scores
-from jaxllada.apps.eval_report import Line, Run, lines_of
-from jaxllada.apps.eval_tables import flat, number, plain_table, settings, with_error
+from jaxllada.apps.eval_lines import Line, lines_of
+from jaxllada.apps.eval_report import Run
+from jaxllada.apps.eval_tables import (
+    flat,
+    number,
+    plain_table,
+    published_cell,
+    settings,
+    where,
+    with_error,
+)
 
 
 class Evaluation(NamedTuple):
@@ -31,6 +40,7 @@ class Row(NamedTuple):
     task: str
     metric: str
     published: float | None
+    harness: str
     lines: list[Line | None]
 
 
@@ -51,7 +61,7 @@ def rows_of(evaluations: Sequence[Evaluation]) -> list[Row]:
         for line in (line for run in evaluation.runs for line in lines_of(run)):
             key = (line.run, line.task, line.metric)
             empty: list[Line | None] = [None] * len(evaluations)
-            row = found.setdefault(key, Row(*key, line.published, empty))
+            row = found.setdefault(key, Row(*key, line.published, line.harness, empty))
             row.lines[place] = line
     return list(found.values())
 
@@ -64,8 +74,7 @@ def beside(evaluations: Sequence[Evaluation]) -> str:
         heads += [label, f"{label} - {labels[0]}"]
     table = [heads]
     for row in rows_of(evaluations):
-        cells = [row.run, row.task, row.metric]
-        cells.append("" if row.published is None else number(row.published))
+        cells = [row.run, row.task, row.metric, published_cell(row.published, row.harness)]
         for place, line in enumerate(row.lines):
             cells.append("" if line is None else with_error(line.score, line.stderr))
             if place:
@@ -129,20 +138,18 @@ def _rates(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _otherwise(evaluations: Sequence[Evaluation]) -> str:
-    """Keys that are not the same in all folders, by run; prompts and versions of tasks, too."""
-    if len(evaluations) < 2:
-        return ""
-    names = list(dict.fromkeys(run["name"] for one in evaluations for run in one.runs))
-    lines = []
-    for name in names:
-        runs = [run for one in evaluations for run in one.runs if run["name"] == name]
-        if len(runs) < 2:
-            continue
-        facts = [_facts(run) for run in runs]
+    """Keys that are not the same in all folders, with the runs where; prompts of tasks, too."""
+    shared = [run["name"] for run in evaluations[0].runs]
+    for one in evaluations[1:]:
+        shared = [name for name in shared if name in [run["name"] for run in one.runs]]
+    found: dict[str, list[str]] = {}
+    for name in shared if len(evaluations) > 1 else ():
+        facts = [_facts(_run(one, name)) for one in evaluations]
         for key in dict.fromkeys(key for one in facts for key in one):
             values = [str(one.get(key, "-")) for one in facts]
             if len(set(values)) > 1:
-                lines.append(f"  {name}: {key}: {' | '.join(values)}")
+                found.setdefault(f"{key}: {' | '.join(values)}", []).append(name)
+    lines = [f"  {said}{where(names, shared)}" for said, names in found.items()]
     return "\n".join(["otherwise set:", *lines]) if lines else ""
 
 

@@ -62,7 +62,6 @@ def _draw_scores(axes: Any, rows: Sequence[Row], evaluations: Sequence[Evaluatio
     from jaxllada.common.plots import COLORS
 
     count = len(evaluations)
-    known = [(row.published, y) for y, row in enumerate(rows) if row.published is not None]
     for one, evaluation in enumerate(evaluations):
         lines = [(row.lines[one], y) for y, row in enumerate(rows)]
         found = [(line, _place(y, one, count)) for line, y in lines if line is not None]
@@ -72,14 +71,9 @@ def _draw_scores(axes: Any, rows: Sequence[Row], evaluations: Sequence[Evaluatio
             color=COLORS[one % len(COLORS)], markeredgecolor="white", markeredgewidth=0.7,
             elinewidth=1.6, capsize=2.5, label=evaluation.label, zorder=3,
         )  # fmt: skip
-    if known:
-        axes.vlines(
-            [score for score, _ in known], [y - 0.36 for _, y in known],
-            [y + 0.36 for _, y in known], color=_PUBLISHED, linewidth=1.8, zorder=2,
-            label="published",
-        )  # fmt: skip
-    # The task stands beside the run where its name does not begin so.
-    names = [row.run if row.run.startswith(row.task) else f"{row.run}: {row.task}" for row in rows]
+    _draw_published(axes, rows)
+    tasks = {row.run: {one.task for one in rows if one.run == row.run} for row in rows}
+    names = [f"{row.run}: {row.task}" if tasks[row.run] != {row.task} else row.run for row in rows]
     metrics = [row.metric.removesuffix(",none") for row in rows]
     axes.set_yticks(range(len(rows)), [f"{a}\n{b}" for a, b in zip(names, metrics, strict=True)])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -89,6 +83,24 @@ def _draw_scores(axes: Any, rows: Sequence[Row], evaluations: Sequence[Evaluatio
     axes.set_xlabel("percent, with standard error")
     axes.set_title("Scores")
     axes.margins(x=0.06)
+
+
+def _draw_published(axes: Any, rows: Sequence[Row]) -> None:
+    """A line across each row; dashed where another harness computed the score."""
+    for kind in dict.fromkeys(row.harness for row in rows):
+        known = [
+            (row.published, y)
+            for y, row in enumerate(rows)
+            if row.published is not None and row.harness == kind
+        ]
+        if not known:
+            continue
+        axes.vlines(
+            [score for score, _ in known], [y - 0.36 for _, y in known],
+            [y + 0.36 for _, y in known], color=_PUBLISHED, linewidth=1.8, zorder=2,
+            linestyle=(0, (3, 1.5)) if kind else "-",
+            label=f"published ({kind})" if kind else "published",
+        )  # fmt: skip
 
 
 def _speeds(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> list[list[float | None]]:

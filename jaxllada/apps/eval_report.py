@@ -2,7 +2,7 @@
 
 A run is one recipe, or the tasks of one call of `eval`. Its record holds everything that moves a
 score: task versions, prompts (as a hash), settings, weights, types, libraries, hardware and seeds.
-Scores are kept as lm_eval gives them; lines of a table show shares in percent.
+Scores are kept as lm_eval gives them.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxllada.common.config.recipes import Recipe
 from jaxllada.common.version import __version__
@@ -176,72 +176,3 @@ def _prompts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-
-
-class Line(NamedTuple):
-    """One row of a table: a metric of a task, in percent where it is a share."""
-
-    run: str
-    task: str
-    metric: str
-    score: float
-    stderr: float | None
-    published: float | None
-    documents: int
-    is_limited: bool
-
-
-def lines_of(run: Run, *, every: bool = False) -> list[Line]:
-    """The published metric of a recipe, or all metrics of the tasks asked for; `every`: of all."""
-    published = run["published"] or {}
-    metric = published.get("metric", "")
-    found = []
-    for task, entry in run["results"].items():
-        is_asked = task in run["tasks"]
-        if not (is_asked or every):
-            continue
-        named = metric in entry["metrics"]
-        for key, value in entry["metrics"].items():
-            is_main = is_asked and named and key == metric
-            if named and not (is_main or every):
-                continue
-            scale = 100 if value["is_share"] else 1
-            error = None if value["stderr"] is None else scale * value["stderr"]
-            score = published.get("score") if is_main and len(run["tasks"]) == 1 else None
-            counted = entry["documents"], entry["documents"] < entry["all_documents"]
-            found.append(
-                Line(run["name"], task, key, scale * value["value"], error, score, *counted)
-            )
-    return found
-
-
-def _last(model: str) -> str:
-    """The name of a model without where it lies."""
-    return str(model).rstrip("/").rpartition("/")[2].lower()
-
-
-def remarks(run: Run) -> list[str]:
-    """Why the score of a run need not be the published one, a line each."""
-    published = run["published"]
-    found = []
-    counted = [run["results"][task] for task in run["tasks"] if task in run["results"]]
-    short = [entry for entry in counted if entry["documents"] < entry["all_documents"]]
-    if short:
-        seen, total = (sum(e[key] for e in short) for key in ("documents", "all_documents"))
-        found.append(f"{seen} of {total} documents")
-    if published is None:
-        return found
-    if published["score"] is not None:
-        if published["harness"] not in ("lm_eval", "none"):
-            found.append(f"published under another harness, {published['harness']}")
-        if _last(published["model"]) != _last(run["protocol"].get("model", "")):
-            found.append(f"published for {published['model'] or 'another model'}")
-    if published["note"]:
-        found.append(published["note"])
-    if published["changed"]:
-        found.append(f"changed by you: {', '.join(published['changed'])}")
-    missing = published["metric"] and not any(published["metric"] in e["metrics"] for e in counted)
-    if missing and counted:
-        known = ", ".join(sorted({key for entry in counted for key in entry["metrics"]}))
-        found.append(f"no metric {published['metric']}: there are {known or 'none'}")
-    return found

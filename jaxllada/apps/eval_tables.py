@@ -6,7 +6,8 @@ Shares are percent, errors are standard errors, `published` stands beside where 
 from collections.abc import Sequence
 from typing import Any
 
-from jaxllada.apps.eval_report import Line, Run, lines_of, remarks
+from jaxllada.apps.eval_lines import Line, lines_of, remarks
+from jaxllada.apps.eval_report import Run
 
 HEADS = ("run", "task", "metric", "score", "published", "difference", "documents")
 COSTS = ("run", "response tokens", "NFE", "tokens/NFE", "tokens/s", "canvases", "kept", "wall s")
@@ -18,12 +19,24 @@ def terminal(runs: Sequence[Run]) -> str:
     """Scores beside the published ones, remarks, then what they cost."""
     lines = [line for run in runs for line in lines_of(run)]
     parts = [plain_table([HEADS, *map(_cells, lines)], left=_LEFT)]
-    notes = [f"{run['name']}: {'; '.join(found)}" for run in runs if (found := remarks(run))]
-    if notes:
-        parts.append("\n".join(notes))
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for remark in remarks(run):
+            said.setdefault(remark, []).append(run["name"])
+    if said:
+        names = [run["name"] for run in runs]
+        parts.append("\n".join(f"{one}{where(some, names)}" for one, some in said.items()))
     if any(run["cost"]["requests"] for run in runs):
         parts.append(plain_table([COSTS, *map(_costs, runs)], left=1))
     return "\n\n".join(parts)
+
+
+def where(names: Sequence[str], everyone: Sequence[str]) -> str:
+    """Which of several runs something is said of, in brackets; nothing for all of them."""
+    if len(names) == len(everyone):
+        return ""
+    shown = list(names) if len(names) < 4 else [*names[:2], f"{len(names) - 2} more"]
+    return f" ({', '.join(shown)})"
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -36,11 +49,18 @@ def markdown(runs: Sequence[Run]) -> str:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    published = "" if line.published is None else number(line.published)
+    published = published_cell(line.published, line.harness)
     difference = "" if line.published is None else f"{line.score - line.published:+.1f}"
     documents = f"{line.documents}*" if line.is_limited else str(line.documents)
     score = with_error(line.score, line.stderr)
     return (line.run, line.task, line.metric, score, published, difference, documents)
+
+
+def published_cell(score: float | None, harness: str) -> str:
+    """The published score, with the harness where it was another."""
+    if score is None:
+        return ""
+    return f"{number(score)} ({harness})" if harness else number(score)
 
 
 def number(value: float) -> str:

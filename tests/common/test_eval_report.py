@@ -11,7 +11,8 @@ import pytest
 from jaxllada.__main__ import main
 from jaxllada.apps.eval_beside import beside, difference_error, read_all, rows_of
 from jaxllada.apps.eval_files import read_runs, read_scores, write_run
-from jaxllada.apps.eval_report import Cost, environment, leaves_of, lines_of, record, remarks
+from jaxllada.apps.eval_lines import lines_of, remarks
+from jaxllada.apps.eval_report import Cost, environment, leaves_of, record
 from jaxllada.apps.eval_tables import terminal
 from jaxllada.common.config.recipes import Recipe
 from jaxllada.common.errors import UserError
@@ -235,7 +236,7 @@ def test_the_error_of_a_difference_is_that_of_equal_documents(folders):
     assert difference_error(both[0], both[1], same) == 0
     text = beside(both)
     assert f"-20.0 \u00b1 {expected:.1f}" in text
-    assert "sums@own: sampling.cache: none | dual" in text
+    assert "sampling.cache: none | dual (sums@own)" in text
     assert "sampling.steps" not in text
     assert "4.0 (0.75)  20.0 (0.75)" in text
 
