@@ -27,7 +27,7 @@ def lines_of(run: Run, *, every: bool = False) -> list[Line]:
     metric = published.get("metric", "")
     found = []
     for task, entry in run["results"].items():
-        is_asked = task in run["tasks"]
+        is_asked = task in run["shown"]
         if not (is_asked or every):
             continue
         named = metric in entry["metrics"]
@@ -37,7 +37,7 @@ def lines_of(run: Run, *, every: bool = False) -> list[Line]:
                 continue
             scale = 100 if value["is_share"] else 1
             error = None if value["stderr"] is None else scale * value["stderr"]
-            score = published.get("score") if is_main and len(run["tasks"]) == 1 else None
+            score = published.get("score") if is_main and len(run["shown"]) == 1 else None
             known = score, "" if score is None else _other_harness(published)
             counted = entry["documents"], entry["documents"] < entry["all_documents"]
             found.append(
@@ -59,7 +59,7 @@ def remarks(run: Run) -> list[str]:
     """Why the score of a run need not be the published one, a line each."""
     published = run["published"]
     found = []
-    counted = [run["results"][task] for task in run["tasks"] if task in run["results"]]
+    counted = [run["results"][task] for task in run["shown"]]
     short = [entry for entry in counted if entry["documents"] < entry["all_documents"]]
     if short:
         seen, total = (sum(e[key] for e in short) for key in ("documents", "all_documents"))
@@ -76,7 +76,7 @@ def remarks(run: Run) -> list[str]:
     if published["changed"]:
         found.append(f"changed by you: {', '.join(published['changed'])}")
     missing = published["metric"] and not any(published["metric"] in e["metrics"] for e in counted)
-    if missing and counted:
+    if missing:
         known = ", ".join(sorted({key for entry in counted for key in entry["metrics"]}))
         found.append(f"no metric {published['metric']}: there are {known or 'none'}")
     return found

@@ -91,10 +91,10 @@ def record(
 ) -> Run:
     """Builds the record of a run from what lm_eval returns.
 
-    `tasks` are those that were asked for, groups by their own name. `changed` are the keys of the
-    recipe that the user overrode. `protocol` is everything else that was set: `model` and the
-    fingerprint of its weights, `sampling` of every task and `likelihood` in full, template, limit,
-    seeds.
+    `tasks` are those that were asked for: names of tasks, groups and tags, or files. `changed` are
+    the keys of the recipe that the user overrode. `protocol` is everything else that was set:
+    `model` and the fingerprint of its weights, `sampling` of every task and `likelihood` in full,
+    template, limit, seeds.
     """
     counts = results.get("n-samples", {})
     entries = {}
@@ -114,6 +114,7 @@ def record(
         "name": name,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "tasks": list(tasks),
+        "shown": _shown(tasks, results),
         "published": _published(recipe, changed),
         "results": entries,
         "protocol": dict(protocol),
@@ -128,6 +129,14 @@ def _published(recipe: Recipe | None, changed: Sequence[str]) -> dict[str, Any] 
     keys = ("metric", "harness", "model", "source", "note")
     about = {key: getattr(recipe, key) for key in keys}
     return {"recipe": recipe.name, "score": recipe.published, **about, "changed": sorted(changed)}
+
+
+def _shown(tasks: Sequence[str], results: Results) -> list[str]:
+    """The tasks that were asked for by name; with files or tags, all that are part of no group."""
+    if all(name in results["results"] for name in tasks):
+        return [name for name in results["results"] if name in tasks]
+    below = {one for several in results.get("group_subtasks", {}).values() for one in several}
+    return [name for name in results["results"] if name in tasks or name not in below]
 
 
 def leaves_of(task: str, results: Results) -> list[str]:

@@ -139,6 +139,13 @@ def test_without_a_recipe_all_metrics_of_what_was_asked_for_are_shown(outcomes):
     assert ("alpha", "acc_norm,none") in every
 
 
+def test_tasks_of_a_file_or_a_tag_are_shown_by_their_own_names(outcomes):
+    run = _record(outcomes[0], recipe=None, name="own", tasks=("folder/own.yaml",))
+    assert sorted({line.task for line in lines_of(run)}) == ["letters", "sums"]
+    run = _record(outcomes[0], recipe=None, name="own", tasks=("letters", "sums", "beta"))
+    assert sorted({line.task for line in lines_of(run)}) == ["beta", "letters", "sums"]
+
+
 def test_a_group_counts_the_documents_below_it(outcomes):
     run = _record(outcomes[0], recipe=None, name="letters", tasks=("letters",))
     entry = run["results"]["letters"]
