@@ -7,6 +7,7 @@ in a process of its own, in an empty folder, without the variables of this one's
 keeps accidents small; it is no sandbox, which is why tasks of this kind ask to be confirmed.
 """
 
+import importlib
 import math
 import os
 import secrets
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -114,19 +116,26 @@ def passes(program: str, seconds: float = SECONDS) -> bool:
 
 @contextmanager
 def own_code_eval() -> Iterator[None]:
-    """Tasks that are made here take `CodeEval` where they ask `evaluate` for code_eval."""
-    try:
-        import evaluate
-    except ImportError:
-        yield
-        return
-    real: Any = evaluate.load
+    """Tasks that are made here take `CodeEval` where they ask `evaluate` for code_eval.
+
+    A module stands in for `evaluate`, whose import takes seconds and brings PyTorch with it. Other
+    metrics come from the real one.
+    """
+    real = sys.modules.get("evaluate")
 
     def load(path: str, *args: Any, **kwargs: Any) -> Any:
-        return CodeEval() if path == "code_eval" else real(path, *args, **kwargs)
+        if path == "code_eval":
+            return CodeEval()
+        sys.modules.pop("evaluate", None)
+        return importlib.import_module("evaluate").load(path, *args, **kwargs)
 
-    evaluate.load = load
+    standing: Any = types.ModuleType("evaluate")
+    standing.load = load
+    sys.modules["evaluate"] = standing
     try:
         yield
     finally:
-        evaluate.load = real
+        if real is not None:
+            sys.modules["evaluate"] = real
+        elif sys.modules.get("evaluate") is standing:
+            del sys.modules["evaluate"]

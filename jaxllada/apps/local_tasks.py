@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from jaxllada.apps import task_index
 from jaxllada.apps.code_runs import own_code_eval
 from jaxllada.apps.local_data import LocalData
-from jaxllada.apps.task_sources import Download, Folder, Hub, TaskSource
+from jaxllada.apps.task_download import Download
+from jaxllada.apps.task_sources import Folder, Hub, TaskSource
 from jaxllada.apps.task_trouble import explained
 from jaxllada.common.errors import UserError, nearest
 
@@ -51,7 +52,8 @@ def download(tasks: Sequence[str], folder: str) -> dict[str, dict[str, int]]:
     """Fetches the data that the tasks need and writes it where `task_dict(data=folder)` finds it.
 
     One Parquet file for each split that is asked or shown, `folder/cais/mmlu/anatomy/test.parquet`,
-    with the column types of the data set. Returns {data set: {split: rows}}. Raises `UserError` as
+    with the column types of the data set; the files themselves of a data set that a script makes.
+    Returns {data set: {split: rows}}. Raises `UserError` as
     `task_dict`; what was written before stays.
     """
     target = Path(folder).expanduser()

@@ -1,10 +1,10 @@
-"""Where the tasks of an evaluation take their data: the Hub, a folder, or the Hub into a folder.
+"""Where the tasks of an evaluation take their data: the Hub or a folder.
 
 lm_eval's tasks fetch their data in `download`, while they are made. A source overrides it in a
 subclass of the task's own class, so that YAML tasks and those written in Python go the same way.
 """
 
-import io
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +18,16 @@ BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 """Dataset paths that name a reader of files, not a data set."""
 
 
+_MIRROR = (
+    "set HF_ENDPOINT to a mirror, or HF_HUB_OFFLINE=1 to use the cache alone, or where there is a"
+    " network run `eval --download DIR --tasks {task}` and then give --data DIR here"
+)
+_SCRIPT = (
+    "such scripts are not run: `eval --download DIR --tasks {task}` fetches its files for"
+    " --data DIR, or put them into DIR/{last} yourself"
+)
+
+
 class Place(NamedTuple):
     """What a task says about its data."""
 
@@ -28,6 +38,8 @@ class Place(NamedTuple):
     """Its configuration, such as anatomy."""
     names: tuple[str, ...]
     """Further names its folder may have: `metadata: {local_names: [...]}` in the task's YAML."""
+    origin: str | None = None
+    """Where data that is not on the Hub comes from: `metadata: {origin: ...}`."""
 
     def __str__(self) -> str:
         return self.path + (f" ({self.name})" if self.name else "")
@@ -60,14 +72,16 @@ class TaskSource(ABC):
 
         def download(task: Any, *args: Any, **kwargs: Any) -> None:
             config, path = task.config, task.DATASET_PATH
-            named = (config.metadata or {}).get("local_names", ())
-            place = Place(name, path or "", task.DATASET_NAME, tuple(named))
+            told = config.metadata or {}
+            named = tuple(told.get("local_names", ()))
+            place = Place(name, path or "", task.DATASET_NAME, named, told.get("origin"))
             source.where, source.columns = str(place), []
             if callable(config.custom_dataset) or path in BUILDERS or not path:
                 _find_files(config)
                 base.download(task, *args, **kwargs)
             else:
                 source.load(task, place, lambda: base.download(task, *args, **kwargs))
+            _process_once(config)
             needs = needs_of(task, source.num_fewshot)
             table = task.dataset.get(needs.asked)
             source.columns = list(getattr(table, "column_names", None) or ())
@@ -87,17 +101,20 @@ class Hub(TaskSource):
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         from jaxllada.common.data.tables import offline_where_unreachable
 
+        if place.origin:
+            raise UserError(
+                f"tasks: {place.task}: its data is not on the Hub: put {place.origin} into a folder"
+                " DIR and give --data DIR"
+            )
         try:
             with offline_where_unreachable():
                 real()
         except Exception as error:  # the Hub's client and every reader raise their own kinds
-            cause = error if isinstance(error, ConnectionError) else error.__cause__ or error
-            reason = " ".join(str(cause).split())[:200]
+            reason, advice = reason_of(error), _MIRROR.format(task=place.task)
+            if is_of_script(error):
+                advice = _SCRIPT.format(task=place.task, last=place.path.rsplit("/", 1)[-1])
             raise UserError(
-                f"tasks: {place.task}: {place} could not be had from the Hub: {reason}; set"
-                " HF_ENDPOINT to a mirror, or HF_HUB_OFFLINE=1 to use the cache alone, or where"
-                f" there is a network run `eval --download DIR --tasks {place.task}` and then give"
-                " --data DIR here"
+                f"tasks: {place.task}: {place} could not be had from the Hub: {reason}; {advice}"
             ) from error
 
 
@@ -117,35 +134,35 @@ class Folder(TaskSource):
         task.dataset = found.splits(needs)
 
 
-class Download(Hub):
-    """The Hub, with the splits that tasks need written to a folder that `LocalData` reads."""
+def _process_once(config: Any) -> None:
+    """Rows are made once: some definitions shuffle the options, anew each time they are asked."""
+    made: dict[int, Any] = {}
 
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.folder = folder
-        self.saved: dict[str, dict[str, int]] = {}
-        """{data set: {split: rows}} of what was written."""
+    def once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @functools.wraps(process)
+        def processed(table: Any) -> Any:
+            if id(table) not in made:
+                made[id(table)] = (table, process(table))  # the table is held: ids come again
+            return made[id(table)][1]
 
-    def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
-        super().load(task, place, real)
-        needs = needs_of(task)
-        target = self.folder / place.path / (place.name or "")
-        for split in task.dataset:
-            if needs.asked and split not in (needs.asked, needs.shown):
-                continue
-            self._save(task.dataset[split], target / f"{split}.parquet", place, str(split))
+        return processed
 
-    def _save(self, table: Any, file: Path, place: Place, split: str) -> None:
-        from jaxllada.common.manifest import write_atomically
+    own, examples = config.process_docs, config.fewshot_config
+    if own is not None:
+        config.process_docs = once(own)
+        if examples and examples.process_docs is own:
+            examples.process_docs = config.process_docs
 
-        rows = self.saved.setdefault(str(place), {})
-        if split in rows:
-            return
-        held = io.BytesIO()
-        table.to_parquet(held)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, held.getvalue())
-        rows[split] = len(table)
+
+def reason_of(error: Exception) -> str:
+    """What a failed download says, in one line."""
+    cause = error if isinstance(error, ConnectionError) else error.__cause__ or error
+    return " ".join(str(cause).split())[:200]
+
+
+def is_of_script(error: BaseException) -> bool:
+    """Whether a data set was refused because a script makes it."""
+    return "scripts are no longer supported" in str(error)
 
 
 def _find_files(config: Any) -> None:
