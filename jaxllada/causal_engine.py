@@ -22,7 +22,8 @@ from jaxllada.common.scoring import check_exact, score_one_by_one
 from jaxllada.engine import JaxEngine, row_keys
 from jaxllada.models.causal_lm import CausalLM
 from jaxllada.models.mask_predictor import MaskPredictor
-from jaxllada.sampling.autoregressive import generate, log_likelihood
+from jaxllada.sampling.autoregressive import generate
+from jaxllada.sampling.causal_likelihood import log_likelihood
 
 
 class CausalEngine:

@@ -30,10 +30,10 @@ class CausalEngine:
     def __init__(self, model: MaskPredictor):
         # Imported where such a model is there, and with it transformers.
         from npu_backend.models.causal_lm import CausalLM
-        from npu_backend.sampling import autoregressive
+        from npu_backend.sampling import autoregressive, causal_likelihood
 
         assert isinstance(model, CausalLM)
-        self.model, self._sampler = model, autoregressive
+        self.model, self._sampler, self._likelihood = model, autoregressive, causal_likelihood
 
     @property
     def config(self) -> ModelConfig:
@@ -78,7 +78,7 @@ class CausalEngine:
         """
         if config.cfg_scale:
             raise UserError(f"cfg_scale={config.cfg_scale}: is for diffusion models, use 0")
-        return self._sampler.log_likelihood(self.model, prompt, answer)
+        return self._likelihood.log_likelihood(self.model, prompt, answer)
 
     def score(
         self, questions: Sequence[Question], config: LikelihoodConfig, *, first: int = 0

@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxllada.common.autoregressive import Prompts, check_options, end_ids, padded, record
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.trace import Trace
-from jaxllada.diffusion.chunked import chunked_cross_entropy
 from jaxllada.models.block import Block
 from jaxllada.models.causal_lm import CausalLM
 from jaxllada.models.kept import Memory, Region
@@ -224,36 +223,3 @@ def _choose(
 def _positions(visible: Bool[Array, "B P"]) -> Int[Array, "B P"]:
     """Rotary positions that start at each row's first token."""
     return jnp.maximum(jnp.cumsum(visible, axis=1) - 1, 0)
-
-
-def log_likelihood(model: CausalLM, prompt: Sequence[int], answer: Sequence[int]) -> float:
-    """Returns log p(answer | prompt) in nats, exactly.
-
-    Nothing is drawn. An empty prompt is the beginning of a text. Rows are padded to a multiple of
-    `MULTIPLE` on the right, which they do not see.
-    """
-    if not len(answer):
-        return 0.0
-    laid = padded([prompt], model.config)
-    tokens = np.concatenate([laid.tokens[0], np.asarray(answer, np.int32)])
-    length, start = len(tokens), len(tokens) - len(answer)
-    room = -(-length // MULTIPLE) * MULTIPLE
-    tokens = np.pad(tokens, (0, room - length), constant_values=model.config.pad_token_id)
-    place = np.arange(room)
-    counted = (place >= start - 1) & (place < length - 1)
-    return float(_summed(model, jnp.asarray(tokens), jnp.asarray(counted)))
-
-
-@jax.jit
-def _summed(
-    model: CausalLM, tokens: Int[Array, " L"], counted: Bool[Array, " L"]
-) -> Float[Array, ""]:
-    """Sums the log-probabilities of the tokens behind the counted positions."""
-    losses = chunked_cross_entropy(
-        model.hidden(tokens[None])[0],
-        model.head_weight,
-        jnp.roll(tokens, -1),
-        counted.astype(jnp.float32),
-        head_bias=model.head_bias,
-    )
-    return -jnp.sum(jnp.where(counted, losses.nll, 0))

@@ -18,7 +18,6 @@ from jaxllada.common.autoregressive import check_options, end_ids, padded, recor
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.trace import Trace
 from npu_backend.calls import inference
-from npu_backend.diffusion.chunked import chunked_cross_entropy
 from npu_backend.models.causal_lm import CausalLM
 from npu_backend.sampling.gumbel import RowSeed, draw_tokens, token_noise
 
@@ -137,23 +136,3 @@ class _Run:
             token = logits.argmax(dim=1)
         chosen = logits.gather(1, token[:, None])[:, 0]
         return token, torch.exp(chosen - torch.logsumexp(logits, dim=1))
-
-
-def log_likelihood(model: CausalLM, prompt: Sequence[int], answer: Sequence[int]) -> float:
-    """Returns log p(answer | prompt) in nats, exactly.
-
-    Nothing is drawn. An empty prompt is the beginning of a text.
-    """
-    if not len(answer):
-        return 0.0
-    laid = padded([prompt], model.config)
-    tokens = np.concatenate([laid.tokens[0], np.asarray(answer, np.int32)])
-    start = len(tokens) - len(answer)
-    whole = torch.from_numpy(tokens).to(model.device)
-    with inference(model):
-        hidden = model.hidden(whole[None])[0, start - 1 : -1]
-        ones = torch.ones(len(answer), device=model.device)
-        losses = chunked_cross_entropy(
-            hidden, model.head_weight, whole[start:], ones, counted=len(answer)
-        )
-    return -float(losses[0])
