@@ -21,6 +21,8 @@ from jaxllada.common.tokenizer import Tokenizer
 
 REPEATS = 1 << 20
 """Rows of a task between the first answers to its questions and the second ones."""
+USUAL = 256
+"""Tokens of an answer where neither the user nor the task says more, as lm_eval has it."""
 KNOWN = ("until", "do_sample", "temperature", "max_gen_toks", "top_p", "top_k")
 OTHER_LENGTHS = ("max_length", "max_tokens", "max_new_tokens", "max_completion_tokens")
 """Other names under which tasks give `max_gen_toks`."""
@@ -46,7 +48,8 @@ def settings_of(
     top_p and top_k where nothing is given for them.
     """
     lengths = [task[name] for name in ("max_gen_toks", *OTHER_LENGTHS) if task.get(name)]
-    values: dict[str, Any] = {"gen_length": int(lengths[0])} if lengths else {}
+    fits = 2 ** ((model.max_sequence_length // 2).bit_length() - 1)
+    values: dict[str, Any] = {"gen_length": int(lengths[0]) if lengths else min(USUAL, fits)}
     if task.get("do_sample") and task.get("temperature"):
         values["temperature"] = float(task["temperature"])
         values |= {name: task[name] for name in ("top_p", "top_k") if task.get(name)}

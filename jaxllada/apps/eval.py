@@ -24,6 +24,7 @@ from jaxllada.apps.ranks import Part, part_of
 from jaxllada.common.config.recipes import recipe_table
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice
+from jaxllada.common.version import __version__
 
 ANSWERS = "answers"
 """The folder of finished answers inside the output."""
@@ -58,7 +59,7 @@ def run(config: EvalOptions, backend: Backend) -> int:
     origin, tokenizer = look_up(config)
     assert origin.folder is not None
     print_of = fingerprint(origin.folder, config.adapter, config.average)
-    name = f"{backend.package} {config.dtype} {print_of} {tokenizer.digest()}"
+    name = f"{backend.package} {__version__} {config.dtype} {print_of} {tokenizer.digest()}"
     loaded = [load(job, config, tokenizer, origin.config, name) for job in jobs]
     if not config.output:
         notice("output is not given: results are printed only, and a run that is cut is lost")

@@ -8,8 +8,10 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,12 @@ class Loaded:
         return [n for kind in ("groups", "tasks") for n in self.tasks[kind] if n not in inside]
 
 
+def name_of(tasks: Sequence[str]) -> str:
+    """What the run of some tasks is called in results."""
+    names = [Path(t).stem if Path(t).suffix in (".yaml", ".yml", ".jsonl") else t for t in tasks]
+    return ",".join(names)
+
+
 def jobs_of(options: EvalOptions) -> list[Job]:
     """The jobs of a command; raises `UserError` for unknown recipes and keys that do not fit."""
     recipes: list[Recipe | None] = []
@@ -75,7 +83,8 @@ def jobs_of(options: EvalOptions) -> list[Job]:
 
 
 def _job(recipe: Recipe | None, options: EvalOptions) -> Job:
-    start = recipe or Recipe(name="tasks", tasks=options.tasks, likelihood={"mc_num": 128})
+    name = name_of(options.tasks)
+    start = recipe or Recipe(name=name, tasks=options.tasks, likelihood={"mc_num": 128})
     given = options.given()
     base = {} if options.preset else dict(start.sampling)
     estimate, add_bos = options.estimate(start.likelihood if recipe else {}, options.shared())
@@ -209,14 +218,15 @@ def _check(name: str, task: Any, job: Job, options: EvalOptions) -> None:
         raise UserError(f"task {name} shows pictures or sound, which this model cannot read")
     metrics, estimate = set(getattr(task, "_metric_fn_list", ())), job.manner.likelihood
     needed = {"loglikelihood": "acc", "multiple_choice": "exact_match"}.get(task.OUTPUT_TYPE)
-    if needed in metrics and not estimate.greedy_check:
+    judges = callable(task.config.process_results)
+    if needed in metrics and not judges and not estimate.greedy_check:
         raise UserError(
             f"greedy_check=false with task {name}: its metric {needed} asks whether greedy decoding"
             " gives the answer; set greedy_check=true"
         )
     others = sorted(metrics - RANKINGS)
     if estimate.stop_level and task.OUTPUT_TYPE == "multiple_choice":
-        if callable(task.config.process_results):
+        if judges:
             others = ["process_results"]
         if others:
             raise UserError(
@@ -228,8 +238,11 @@ def _check(name: str, task: Any, job: Job, options: EvalOptions) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without a bar for each of fifty subtasks, and without what lm_eval tells of its own keys."""
+    import datasets
     import lm_eval.api.task as module
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     logger, bar = logging.getLogger("lm_eval"), module.tqdm
     level = logger.level
     logger.setLevel(logging.ERROR)
