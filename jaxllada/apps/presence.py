@@ -8,7 +8,6 @@ themselves: files that an earlier run left behind mislead nobody.
 import json
 import os
 import platform
-import sys
 import threading
 import time
 import uuid
@@ -32,38 +31,6 @@ TELL = 60.0
 
 class PartFailed(RuntimeError):
     """Another process of this evaluation ended with an error or fell silent."""
-
-
-def answer_parts(
-    output: Path,
-    part: Part,
-    answer: Callable[[], None],
-    missing: Callable[[], Mapping[int, int]],
-    score: Callable[[], int],
-    *,
-    poll: float = 2.0,
-) -> int:
-    """Answers this part, waits for the others where they run at once, and scores in one process.
-
-    `answer` puts the answers of this part into `output`; `missing` reads there how many are still
-    open, by part; `score` finds all of them there. Returns the exit code: 1 when a part failed.
-    """
-    if part.is_whole:
-        answer()
-        return score()
-    try:
-        with Presence(output, part) as presence:
-            answer()
-            if part.scores:
-                presence.wait(missing, poll=poll)
-    except PartFailed as error:
-        print(f"error: {error}; the same command again goes on from the answers", file=sys.stderr)
-        return 1
-    if part.scores:
-        return score()
-    after = "" if part.is_together else "; the run without part scores, when all are done"
-    notice(f"part {part} is answered{after}")
-    return 0
 
 
 class Presence:

@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from jaxllada.apps.presence import PartFailed, Presence, answer_parts
+from jaxllada.apps.presence import PartFailed, Presence
 from jaxllada.apps.ranks import Part, part_of
 from jaxllada.common.errors import UserError
 
@@ -121,35 +120,3 @@ def test_a_part_that_was_killed_or_never_came_is_named(tmp_path):
     kept = json.loads((tmp_path / "parts" / "1-of-3.json").read_text())
     assert kept["state"] == "answering"
     assert kept["beat"] > 5
-
-
-def test_all_parts_answer_and_the_first_scores_when_the_slowest_is_done(tmp_path, capsys):
-    answers, codes, scored = tmp_path / "answers", {}, []
-    answers.mkdir()
-
-    def run(index):
-        part = Part(index, 3, is_together=True)
-
-        def answer():
-            time.sleep(0.1 * index)
-            for n in filter(part.owns, range(7)):
-                (answers / str(n)).write_text(str(n * n))
-
-        def missing():
-            gone = [n for n in range(7) if not (answers / str(n)).exists()]
-            return Counter(n % 3 for n in gone)
-
-        def score():
-            scored.append((index, sorted(int(path.read_text()) for path in answers.iterdir())))
-            return 0
-
-        codes[index] = answer_parts(tmp_path, part, answer, missing, score, poll=0.02)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes == {0: 0, 1: 0, 2: 0}
-    assert scored == [(0, [n * n for n in range(7)])]
-    assert "part 2/3 is answered\n" in capsys.readouterr().err

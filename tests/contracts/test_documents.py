@@ -134,7 +134,7 @@ def test_every_verb_refuses_an_unknown_key(name):
         load_config(module.Config, ["--zzyzx", "1"])
 
 
-SOURCED = ("venv.sh", "ascend_env.sh")
+SOURCED = ("venv.sh", "ascend_env.sh", "ranks.sh")
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")), ids=lambda p: p.name)

@@ -1,0 +1,170 @@
+"""An evaluation shared out over processes: the same results, also when one of them is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from jaxllada.apps.answers_kept import KeptAnswers
+from npu_backend.__main__ import main
+from npu_backend.commands import eval as verb
+from npu_backend.commands.launched import EXIT_FILE
+from tests.npu.devices import DEVICE
+from tests.npu.processes import IS_SIMULATED, ROOT, environment
+from tests.npu.test_launch import SIMULATE_RANKS
+from tests.npu.test_sample_verbs import TEXT, folder  # noqa: F401  (a fixture)
+
+SCRIPT = ROOT / "launch" / "npu_eval.sh"
+WORDS = TEXT.split()
+# A rank that stands still when its first answers are on the disk.
+PAUSE = """
+import os, time
+if os.environ.get("PAUSED_RANK", "") == os.environ.get("RANK"):
+    sync = os.fsync
+    os.fsync = lambda handle: (sync(handle), time.sleep(120))
+"""
+ECHO = """
+task: echo
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: "{file}"}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["zz"], max_gen_toks: 16}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def home(folder, tmp_path_factory):  # noqa: F811
+    """A model, a task that compares options, one that generates, and what one process finds."""
+    home = tmp_path_factory.mktemp("home")
+    asked = [f"the {WORDS[i % 13]} {WORDS[i % 11]} {i}" for i in range(66)]
+    rows = [{"prompt": text, "options": [" sat", " on the mat"], "answer": i % 2}
+            for i, text in enumerate(asked)]  # fmt: skip
+    (home / "choose.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    rows = [{"question": text, "answer": "the"} for text in asked[:12]]
+    (home / "asked.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (home / "echo.yaml").write_text(ECHO.format(file=home / "asked.jsonl"))
+    (home / "site").mkdir()
+    simulated = SIMULATE_RANKS if IS_SIMULATED else ""
+    (home / "site" / "sitecustomize.py").write_text(simulated + PAUSE)
+    home.joinpath("words").write_text(json.dumps([
+        str(folder), "--device", DEVICE.type, "--tasks", f"{home}/choose.jsonl,{home}/echo.yaml",
+        "--mc_num", "1", "--gen_length", "16", "--steps", "8", "--batch_size", "1",
+        "--temperature", "0.7",
+    ]))  # fmt: skip
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as ranks have it: sums in the same order
+    assert main(["eval", *words_of(home), "--output", str(home / "whole")]) == 0
+    torch.set_num_threads(threads)
+    return home
+
+
+def words_of(home):
+    return json.loads((home / "words").read_text())
+
+
+def found(output):
+    """Metrics of every task, and every answer."""
+    (run,) = json.loads((output / "results.json").read_text())["runs"]
+    metrics = {task: entry["metrics"] for task, entry in run["results"].items()}
+    files = sorted((output / "samples").rglob("*.jsonl"))
+    return metrics, [path.read_text() for path in files]
+
+
+def answers(output):
+    """Keys of all answers, once for every time that they were given."""
+    lines = [line for path in (output / "answers").glob("*.jsonl") for line in path.open("rb")]
+    return [json.loads(line)["key"] for line in lines if line.endswith(b"\n")]
+
+
+def test_parts_leave_nothing_to_answer_for_the_run_that_scores(home, tmp_path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    words = ["eval", *words_of(home), "--output", str(tmp_path)]
+    for part in ("1/2", "0/2"):
+        assert main([*words, "--part", part]) == 0
+        assert not (tmp_path / "results.json").exists()
+        assert f"part {part} is answered" in capsys.readouterr().err
+    torch.set_num_threads(threads)
+    assert sorted(answers(tmp_path)) == sorted(answers(home / "whole"))
+    sizes = [sum(1 for _ in path.open()) for path in (tmp_path / "answers").iterdir()]
+    assert min(sizes) > 5  # some of both tasks
+
+    def refused(*_):
+        raise AssertionError("the model is not needed any more")
+
+    monkeypatch.setattr(verb, "open_engine", refused)
+    assert main(words) == 0
+    assert found(tmp_path) == found(home / "whole")
+
+
+def test_ranks_that_end_for_good_are_not_started_again_and_others_are(
+    home, tmp_path, monkeypatch, capsys
+):
+    code = tmp_path / "code"
+    monkeypatch.setenv(EXIT_FILE, str(code))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shutil.copytree(home / "whole", tmp_path / "out")
+    words = ["eval", *words_of(home), "--output", str(tmp_path / "out")]
+    assert main(words) == 0  # a part that is done may have to come back with the others
+    assert not code.exists()
+    assert main([*words, "--tasks", "gsm9k"]) == 2
+    assert code.read_text() == "2"
+    assert "gsm9k" in capsys.readouterr().err
+    assert main(words) == 2
+
+
+def test_ranks_need_a_folder_in_common(home, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["eval", *words_of(home)]) == 2
+    assert "part=0/2 needs output" in capsys.readouterr().err
+
+
+def start(home, output, ranks, *arguments, **variables):
+    path = f"{home / 'site'}{os.pathsep}{ROOT}"
+    return subprocess.Popen(
+        ["bash", SCRIPT, *words_of(home), "--skip_checks", "--nproc", str(ranks), "--output",
+         output, *arguments],
+        cwd=ROOT, env=environment(PYTHON=sys.executable, RESTARTS="0", **variables)
+        | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_results_of_one_though_one_was_killed(home, tmp_path):
+    output = tmp_path / "out"
+    process = start(home, output, 2, PAUSED_RANK="1")
+    deadline = time.monotonic() + 120
+    mine = output / "answers" / "part-1-of-2.jsonl"
+    while not (mine.exists() and mine.stat().st_size):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1][-6000:]
+        time.sleep(0.005)
+    victim = json.loads((output / "parts" / "1-of-2.json").read_text())["process"]
+    os.kill(victim, signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1, told[-6000:]
+    assert f"rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: {victim})" in told
+    assert told.rstrip().endswith(f"the logs of all ranks are in {output}/logs")
+    kept = set(answers(output))
+    assert 0 < len(kept) < len(KeptAnswers(home / "whole" / "answers"))
+    assert not (output / "results.json").exists()
+
+    process = start(home, output, 2)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 0, told[-6000:]
+    assert len(answers(output)) == len(set(answers(output)))  # nothing was asked twice
+    assert kept < set(answers(output))
+    assert found(output) == found(home / "whole")
