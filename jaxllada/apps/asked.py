@@ -112,8 +112,10 @@ def cost(works: Sequence[Work], kept: KeptAnswers, found: int, wall_seconds: flo
     return Cost(
         requests=len(records),
         kept=found,
+        answers=len(texts),
         # The calls of a batch are shared by its rows.
         model_calls=round(sum(record["nfe"] / record["rows"] for record in texts)),
+        answer_calls=sum(record["nfe"] for record in texts),
         canvases=sum(record["nfe"] for record in scores),
         response_tokens=sum(record["tokens"] for record in texts),
         sampling_seconds=sum(record["seconds"] for record in texts),

@@ -122,16 +122,15 @@ def _run(evaluation: Evaluation, name: str) -> Run:
 
 
 def _rates(evaluations: Sequence[Evaluation]) -> str:
-    """Response tokens per second and per model call, where anything was sampled."""
+    """Response tokens per second, and per model call of an answer, where anything was sampled."""
     names = list(dict.fromkeys(run["name"] for one in evaluations for run in one.runs))
-    table = [["response tokens/s (per model call)", *(one.label for one in evaluations)]]
+    table = [["response tokens/s (per NFE)", *(one.label for one in evaluations)]]
     for name in names:
         cells = [name]
         for one in evaluations:
             cost = next((run["cost"] for run in one.runs if run["name"] == name), {})
-            rate, calls = cost.get("tokens_per_second"), cost.get("model_calls")
-            each = f" ({cost['response_tokens'] / calls:.2f})" if calls else ""
-            cells.append("" if rate is None else f"{rate:.1f}{each}")
+            rate, each = cost.get("tokens_per_second"), cost.get("tokens_per_call") or 0
+            cells.append("" if rate is None else f"{rate:.1f} ({each:.2f})")
         if any(cells[1:]):
             table.append(cells)
     return plain_table(table, left=1) if len(table) > 1 else ""

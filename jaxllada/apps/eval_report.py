@@ -39,8 +39,12 @@ class Cost:
     """Prompts to answer and options to score."""
     kept: int = 0
     """Of these, answered by an earlier run or by another process."""
+    answers: int = 0
+    """Of the requests, those that were sampled."""
     model_calls: int = 0
-    """NFE: calls of the model while sampling, of each batch, both passes of guidance as one."""
+    """Calls of the model while sampling, of whole batches; both passes of guidance are one."""
+    answer_calls: int = 0
+    """NFE: the same, counted for every answer of a batch, as published with a batch of one."""
     canvases: int = 0
     """Masked copies shown to the model for likelihoods."""
     response_tokens: int = 0
@@ -51,6 +55,11 @@ class Cost:
     """Seconds of the likelihoods, summed over processes."""
     wall_seconds: float = 0.0
     """Seconds of this process from the first request to the last score."""
+
+    @property
+    def tokens_per_call(self) -> float | None:
+        """Response tokens for each NFE; None where nothing was sampled."""
+        return self.response_tokens / self.answer_calls if self.answer_calls else None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -110,6 +119,7 @@ def record(
         }
         if leaves != [task]:
             entries[task]["subtasks"] = leaves
+    rates = {name: getattr(cost, name) for name in ("tokens_per_call", "tokens_per_second")}
     return {
         "name": name,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,7 +128,7 @@ def record(
         "published": _published(recipe, changed),
         "results": entries,
         "protocol": dict(protocol),
-        "cost": asdict(cost) | {"tokens_per_second": cost.tokens_per_second},
+        "cost": asdict(cost) | rates,
         "environment": dict(environment),
     }
 

@@ -3,6 +3,7 @@
 Shares are percent, errors are standard errors, `published` stands beside where a recipe has it.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ from jaxllada.apps.eval_lines import Line, lines_of, remarks
 from jaxllada.apps.eval_report import Run
 
 HEADS = ("run", "task", "metric", "score", "published", "difference", "documents")
-COSTS = ("run", "response tokens", "NFE", "tokens/NFE", "tokens/s", "canvases", "kept", "wall s")
+COSTS = (
+    "run", "answers", "tokens/answer", "NFE/answer", "tokens/NFE", "tokens/s", "canvases", "kept",
+    "wall s",
+)  # fmt: skip
 _LEFT = 3
 """Columns of words; those behind hold numbers and stand to the right."""
 
@@ -74,13 +78,17 @@ def with_error(value: float, stderr: float | None) -> str:
 
 
 def _costs(run: Run) -> tuple[str, ...]:
+    """Tokens are those of responses before their end; NFE counts model calls for every answer."""
     cost = run["cost"]
-    rate, calls, tokens = cost["tokens_per_second"], cost["model_calls"], cost["response_tokens"]
+    answers, per_call, rate = (
+        cost[key] for key in ("answers", "tokens_per_call", "tokens_per_second")
+    )
     return (
         run["name"],
-        str(tokens or ""),
-        str(calls or ""),
-        f"{tokens / calls:.2f}" if calls and tokens else "",
+        str(answers or ""),
+        f"{cost['response_tokens'] / answers:.1f}" if answers else "",
+        f"{cost['answer_calls'] / answers:.1f}" if answers else "",
+        "" if per_call is None else f"{per_call:.2f}",
         "" if rate is None else f"{rate:.1f}",
         str(cost["canvases"] or ""),
         f"{cost['kept']} of {cost['requests']}",
@@ -105,7 +113,8 @@ def _in_full(run: Run) -> str:
     )
     facts = flat({"published": run["published"] or {}}) | flat(settings(run))
     facts |= flat({"environment": run["environment"]})
-    rows = [(key, _shown(value)) for key, value in facts.items() if value not in (None, "", [], {})]
+    said = {key: value for key, value in facts.items() if value not in (None, "", (), [])}
+    rows = [(key, _shown(value)) for key, value in said.items()]
     parts.append(markdown_table([("key", "value"), *rows], left=2))
     return "\n\n".join(parts)
 
@@ -131,9 +140,10 @@ def flat(values: Any, above: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "-"}[value]
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Text as it is where it is one line, everything else as JSON."""
+    if isinstance(value, str) and value.isprintable():
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def plain_table(rows: Sequence[Sequence[str]], *, left: int) -> str:

@@ -57,8 +57,9 @@ RECIPE = Recipe(
     published=62.5, harness="opencompass", model="some/Model-8B", note="other prompts",
 )  # fmt: skip
 COST = Cost(
-    requests=5, kept=2, model_calls=80, response_tokens=60, sampling_seconds=15, wall_seconds=20.5
-)
+    requests=5, kept=2, answers=5, model_calls=40, answer_calls=80, response_tokens=60,
+    sampling_seconds=15, wall_seconds=20.5,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +185,9 @@ def test_the_hash_of_prompts_is_theirs_and_not_of_answers_or_their_order(outcome
 def test_the_record_holds_versions_and_the_speed_of_response_tokens(outcomes):
     run = _record(outcomes[0])
     assert run["cost"]["tokens_per_second"] == 4.0
+    assert run["cost"]["tokens_per_call"] == 0.75
+    (row,) = [line for line in terminal([run]).splitlines() if "2 of 5" in line]
+    assert row.split()[1:6] == ["5", "12.0", "16.0", "0.75", "4.0"]
     assert run["environment"]["versions"]["lm_eval"] == importlib.metadata.version("lm_eval")
     assert run["results"]["alpha"]["version"] == 2.0
     assert Cost(requests=3, canvases=12, scoring_seconds=2.0).tokens_per_second is None
