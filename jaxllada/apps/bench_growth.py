@@ -112,7 +112,7 @@ def draw(report: dict[str, Any], config: Any, out: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from jaxllada.common.plots import STYLE, save_figure
+    from jaxllada.common.figures import STYLE, save_figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.2), dpi=130, layout="constrained")
@@ -129,7 +129,7 @@ def draw(report: dict[str, Any], config: Any, out: Path) -> None:
 
 
 def _panel(axes: Any, rows: list, key: str, label: str, slopes: tuple[int, ...]) -> None:
-    from jaxllada.common.plots import COLORS
+    from jaxllada.common.figures import COLORS
 
     names = list(dict.fromkeys(row["strategy"] for row in rows))
     for color, name in zip(COLORS, names, strict=False):

@@ -75,7 +75,7 @@ def plot(
     """Draws agreement over response tokens per second, with the Pareto front."""
     import matplotlib
 
-    from jaxllada.common.plots import STYLE, save_figure
+    from jaxllada.common.figures import STYLE, save_figure
 
     with matplotlib.rc_context(STYLE):
         save_figure(_figure(points, outcomes, chosen, title), out)
@@ -87,7 +87,7 @@ def _figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    from jaxllada.common.plots import COLORS
+    from jaxllada.common.figures import COLORS
 
     figure = Figure(figsize=(8, 5), dpi=130, layout="constrained")
     axes = figure.add_subplot()

@@ -1,9 +1,10 @@
-"""Prompts laid out so that blocks begin at multiples of their length, counted in each row.
+"""Prompts laid out for blocks that begin inside them.
 
-The option `start_block_align` (dInfer, arXiv:2510.08666v2; the grid of LLaDA2.0): what a prompt has
-behind the last multiple shares the first block with the beginning of the answer. Rows of a batch
-have tails of different length, so they are shifted until their grids lie on each other, and every
-row is what it would be alone.
+Under `infill` those are the blocks from the first mask on, counted back from the end. The option
+`start_block_align` (dInfer, arXiv:2510.08666v2; the grid of LLaDA2.0) lets blocks begin at
+multiples of their length, counted in each row: what a prompt has behind the last multiple shares
+the first block with the beginning of the answer. Rows of a batch have tails of different length,
+so they are shifted until their grids lie on each other, and every row is what it would be alone.
 
 Shape letters: B rows, P prompt length, A aligned prompt length.
 """
@@ -47,3 +48,35 @@ def aligned(
         seen[row, end:] = True
         seen[row, end - lengths[row] : end] = visible[row, first[row] :]
     return Aligned(laid, seen, tails)
+
+
+class Led(NamedTuple):
+    """A batch of prompts that ends with whole blocks, in which masks are filled."""
+
+    prompt: Int[np.ndarray, "B A"]
+    visible: Bool[np.ndarray, "B A"]
+    lead: int
+    """Blocks from the first mask of the batch to the end."""
+    spare: int
+    """Columns in front that no prompt has, where the first block would begin before them."""
+
+
+def led(
+    prompt: Int[np.ndarray, "B P"],
+    visible: Bool[np.ndarray, "B P"],
+    block_length: int,
+    mask_id: int,
+    blank_id: int,
+) -> Led:
+    """Counts the blocks that reach from the first mask to the end of the prompt.
+
+    Blocks are counted from the end of the prompt, so that they do not depend on other rows.
+    """
+    length = prompt.shape[1]
+    masks = ((prompt == mask_id) & visible).any(axis=0)
+    lead = -(-(length - int(masks.argmax())) // block_length) if masks.any() else 0
+    spare = max(0, lead * block_length - length)
+    columns = [(0, 0), (spare, 0)]
+    return Led(
+        np.pad(prompt, columns, constant_values=blank_id), np.pad(visible, columns), lead, spare
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxllada.common.alignment import aligned
+from jaxllada.common.alignment import aligned, led
 from jaxllada.common.canvas import Canvas, Snapshot, positions_of
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.sampling import SamplingConfig
@@ -44,7 +44,8 @@ class Answers:
         self.shown_prompt: Int[np.ndarray, "B P"] | None = None
         """The prompt as it was given, where blocks are aligned."""
         if config.infill:
-            prompt, visible = self._take_lead(prompt, visible)
+            found = led(prompt, visible, config.block_length, model.mask_id, model.eos_token_id)
+            prompt, visible, self.lead, self.spare = found
         size = self.lead * config.block_length
         if config.start_block_align:
             self.shown_prompt, size = prompt, config.block_length
@@ -76,19 +77,6 @@ class Answers:
         if config.stop_at_eos or not config.is_fixed:
             self.stop_ids = (model.eos_token_id, *self.stop_ids)
         self.fills_prompt = config.compat is not None and not self.known.all()
-
-    def _take_lead(self, prompt: Any, visible: Any) -> tuple[Any, Any]:
-        """Counts the blocks that reach from the first mask to the end of the prompt.
-
-        Blocks are counted from the end of the prompt, so that they do not depend on other rows.
-        """
-        unit, length = self.config.block_length, prompt.shape[1]
-        masks = ((prompt == self.model.mask_id) & visible).any(axis=0)
-        self.lead = -(-(length - int(masks.argmax())) // unit) if masks.any() else 0
-        self.spare = max(0, self.lead * unit - length)
-        columns = [(0, 0), (self.spare, 0)]
-        prompt = np.pad(prompt, columns, constant_values=self.model.eos_token_id)
-        return prompt, np.pad(visible, columns)
 
     @property
     def starts(self) -> Int[np.ndarray, " B"]:

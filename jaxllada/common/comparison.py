@@ -123,7 +123,7 @@ def draw(found: Comparison, path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from jaxllada.common.plots import STYLE, save_figure
+    from jaxllada.common.figures import STYLE, save_figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")

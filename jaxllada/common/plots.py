@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from jaxllada.common.curves import Curve, Curves, read_curves, smooth
-
-COLORS = ("#2f6db3", "#d1603d", "#3c8d5a", "#8a5fb0", "#b58a1b", "#4aa3a8", "#a8456b", "#666666")
-_INK, _FAINT = "#30343b", "#9aa0a8"
-STYLE: dict[Any, Any] = {
-    "font.size": 9.5, "axes.titlesize": 10, "axes.titlelocation": "left",
-    "axes.titleweight": "bold", "axes.titlecolor": _INK, "axes.labelcolor": _INK,
-    "axes.edgecolor": "#c5c9cf", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#eceef1", "grid.linewidth": 0.8,
-    "xtick.color": _INK, "ytick.color": _INK, "xtick.major.size": 0, "ytick.major.size": 0,
-    "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white",
-}  # fmt: skip
+from jaxllada.common.figures import (
+    COLORS,
+    FAINT,
+    INK,
+    STYLE,
+    cycle,
+    save_figure,
+    steps_axis,
+    tokens_axis,
+)
 
 
 def plot_losses(
@@ -68,7 +67,7 @@ def _figure(runs: Sequence[Curves]) -> Any:
 
 def _draw_loss(axes: Any, runs: Sequence[Curves]) -> None:
     only = len(runs) == 1
-    for color, run in zip(_cycle(), runs, strict=False):
+    for color, run in zip(cycle(), runs, strict=False):
         label = "train" if only else run.name
         _line(axes, run.loss, color, label=label, show_raw=True)
         bound_color = COLORS[1] if only else color
@@ -87,7 +86,7 @@ def _draw_loss(axes: Any, runs: Sequence[Curves]) -> None:
     axes.set_ylim(low, high)
     axes.margins(x=0.02)
     for name, value in baselines.items():
-        axes.axhline(value, color=_FAINT, linewidth=1.1, linestyle=(0, (5, 4)), zorder=1)
+        axes.axhline(value, color=FAINT, linewidth=1.1, linestyle=(0, (5, 4)), zorder=1)
         axes.annotate(
             f"{name} {value:.2f}", (0.995, value), xycoords=("axes fraction", "data"),
             xytext=(0, 3), textcoords="offset points", ha="right", color="#6b7280", fontsize=8.5,
@@ -96,11 +95,11 @@ def _draw_loss(axes: Any, runs: Sequence[Curves]) -> None:
         _mark_events(axes, runs[0])
     axes.set_title(f"{runs[0].name}: loss" if only else "Loss", pad=10)
     axes.set_ylabel("nats per token")
-    _steps_axis(axes)
+    steps_axis(axes)
     if only and runs[0].tokens_per_step:
-        _tokens_axis(axes, runs[0].tokens_per_step)
+        tokens_axis(axes, runs[0].tokens_per_step)
     if not only and any(len(run.bound) for run in runs):
-        axes.plot([], [], color=_INK, marker="o", markersize=5, linestyle="--", label="validation")
+        axes.plot([], [], color=INK, marker="o", markersize=5, linestyle="--", label="validation")
     columns = 4 if only else min(4, len(runs) + 1)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns)
 
@@ -108,12 +107,12 @@ def _draw_loss(axes: Any, runs: Sequence[Curves]) -> None:
 def _draw_learning_rate(axes: Any, runs: Sequence[Curves]) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    for color, run in zip(_cycle(), runs, strict=False):
+    for color, run in zip(cycle(), runs, strict=False):
         axes.plot(run.learning_rate.steps, run.learning_rate.values, color=color, linewidth=1.6)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.set_title("Learning rate")
-    _steps_axis(axes)
+    steps_axis(axes)
 
 
 def _draw_by_rate(axes: Any, runs: Sequence[Curves]) -> None:
@@ -136,17 +135,17 @@ def _draw_by_rate(axes: Any, runs: Sequence[Curves]) -> None:
     axes.margins(x=0.02)
     axes.set_title("Loss by mask rate t")
     axes.set_ylabel("nats per masked token")
-    _steps_axis(axes)
+    steps_axis(axes)
 
 
 def _draw_by_class(axes: Any, runs: Sequence[Curves]) -> None:
-    for color, (name, curve) in zip(_cycle(), runs[0].by_class.items(), strict=False):
+    for color, (name, curve) in zip(cycle(), runs[0].by_class.items(), strict=False):
         _line(axes, curve, color, label=name, width=1.6)
     axes.margins(x=0.02)
     axes.set_ylim(bottom=0)
     axes.set_title("Loss by class of answer token")
     axes.set_ylabel("nats per masked token")
-    _steps_axis(axes)
+    steps_axis(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=3, fontsize=8.5)
 
 
@@ -208,46 +207,3 @@ def _mark_events(axes: Any, run: Curves) -> None:
             lost, np.full(len(lost), 0.985), linestyle="", marker="x", color=COLORS[6],
             markersize=5, transform=axes.get_xaxis_transform(), label="not finite", zorder=5,
         )  # fmt: skip
-
-
-def _steps_axis(axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-
-
-def _tokens_axis(axes: Any, per_step: float) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    above = axes.secondary_xaxis(
-        "top", functions=(lambda step: step * per_step, lambda tokens: tokens / per_step)
-    )
-    above.set_xlabel("tokens", color="#6b7280", labelpad=4)
-    above.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-    above.spines["top"].set_visible(False)
-    above.tick_params(length=0, colors="#6b7280")
-
-
-def _count(value: float) -> str:
-    """1500 -> 1.5k, 2e9 -> 2B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
-
-
-def _cycle() -> tuple[str, ...]:
-    return COLORS * 8
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
