@@ -9,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+pytest.register_assert_rewrite("tests.both")
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 # Programs of tests run for milliseconds, and compiling them was most of the suite's time. Without
@@ -17,6 +19,8 @@ os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("XLA_FLAGS", QUICK)
+# Built kernels have tests of their own; everything else is held with XLA alone.
+os.environ.setdefault("JAXLLADA_NATIVE", "0")
 # Models of tests are tiny: threads of torch would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests must not wait for a hub or a tracking server that may not be there.
@@ -47,6 +51,15 @@ def _own_caches(tmp_path_factory, monkeypatch):
 def _batches_shrink_at_once(monkeypatch):
     """Runs of tests are too short to be worth a batch of another size."""
     monkeypatch.setattr("jaxllada.common.sizing.LEAST_SAVING", 0)
+
+
+@pytest.fixture(scope="session")
+def sharp(tmp_path_factory):
+    """A model folder whose confidences are spread, as those of a trained model are."""
+    from tests.jax.golden import DENSE
+    from tests.sharp_model import write_sharp
+
+    return write_sharp(DENSE, tmp_path_factory.mktemp("golden") / "sharp")
 
 
 def pytest_collection_modifyitems(items):

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.native.head import likeliest
 from jaxllada.sampling.filters import filtered
 from jaxllada.sampling.gumbel import TOKEN, gumbel
 from jaxllada.sampling.inputs import Inputs
@@ -56,6 +57,28 @@ class Reading(NamedTuple):
     """In [0, 1], float32: what a trace shows, and what thresholds are compared with."""
     score: Float[Array, " N"]
     """What puts positions in order; the confidence itself unless they are ranked by entropy."""
+
+
+def is_plain(inputs: Inputs, policy: Policy) -> bool:
+    """Whether a call needs no more of the logits than the largest and the sum of all."""
+    changes = policy.is_guided or policy.is_smooth or policy.has_credit or policy.end_think_ids
+    own = not (policy.zeroed_ids or inputs.unsure.size or policy.ranks_draws or policy.is_noisy)
+    return own and not changes and policy.rank in ("probability", "random")
+
+
+def read_at_once(head: Head, rows: Float[Array, "N D"], inputs: Inputs, policy: Policy) -> Reading:
+    """`read_logits` of `vocabulary_logits` in one kernel, for calls that are plain."""
+    never = jnp.array([policy.eos_id] if policy.never_eos else [], jnp.int32)
+    found = likeliest(
+        head.weight,
+        rows,
+        head.bias,
+        scale=head.scale,
+        hidden=jnp.concatenate([never, inputs.suppressed.astype(jnp.int32)]),
+        excluded=policy.mask_id if policy.never_mask else -1,
+    )
+    confidence = 1 / found.total
+    return Reading(found.token, confidence, confidence)
 
 
 def read_logits(

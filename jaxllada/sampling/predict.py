@@ -16,11 +16,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.native.head import has_kernel
 from jaxllada.sampling.credit import Credits, credited
 from jaxllada.sampling.end_think import end_think_pull
 from jaxllada.sampling.gumbel import ORDER, gumbel
 from jaxllada.sampling.inputs import Inputs
-from jaxllada.sampling.logits import Head, read_logits, vocabulary_logits
+from jaxllada.sampling.logits import Head, is_plain, read_at_once, read_logits, vocabulary_logits
 from jaxllada.sampling.reader import Body, Call, Reader
 from jaxllada.sampling.smoothing import Table, expected_embedding
 
@@ -64,6 +65,7 @@ def predict(
         if call.soft is not None:
             call = call._replace(soft=jnp.tile(call.soft, (2, 1, 1)))
     states, memory = reader.read(body, memory, call, policy)
+    is_at_once = is_plain(inputs, policy) and has_kernel(head.weight)
 
     def read(
         size: int, states: Array, is_open: Array, keys: Array | None, credits: Any
@@ -71,7 +73,11 @@ def predict(
         index = jnp.argsort(~is_open, axis=1, stable=True)[:, :size]
         passes = 2 if policy.is_guided else 1
         rows = jnp.take_along_axis(states, jnp.tile(index, (passes, 1))[..., None], axis=1)
-        logits = vocabulary_logits(head, rows.reshape(-1, rows.shape[-1]))
+        rows = rows.reshape(-1, rows.shape[-1])
+        if is_at_once:
+            values = read_at_once(head, rows, inputs, policy)
+            return Prediction(*(_scatter(x, index, policy) for x in values)), credits
+        logits = vocabulary_logits(head, rows)
         if policy.is_guided:
             given, unconditional = jnp.split(logits, 2, axis=1)
             logits = unconditional + (inputs.cfg_scale + 1) * (given - unconditional)

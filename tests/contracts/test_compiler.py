@@ -1,6 +1,7 @@
 """Golden values, and what is exact to the bit, hold for programs as XLA compiles them by itself.
 
-`tests/conftest.py` turns XLA's optimiser and newer emitters off, which users have on.
+`tests/conftest.py` turns XLA's optimiser and newer emitters, and built kernels, off; users have
+them on.
 """
 
 import os
@@ -35,7 +36,8 @@ def passed(*arguments: str) -> int:
     """Runs tests in a process without the flags of conftest.py and counts those that passed."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider"],
-        cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True,
+        cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", "JAXLLADA_NATIVE": "1"},
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
