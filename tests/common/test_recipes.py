@@ -75,6 +75,20 @@ def test_scores_of_llada_base_are_those_of_the_authors_tables():
             assert set(found.sampling.values()) == {length}, found.name
 
 
+def test_strategies_are_told_apart_by_canvas_and_block():
+    """Ablations of arXiv:2502.09992v3 on GSM8K."""
+    table = {
+        "autoregressive": (63.1, "grow", 1), "grow-2": (62.6, "grow", 2),
+        "grow-8": (68.2, "grow", 8), "grow-32": (68.6, "grow", 32),
+        "blocks-4": (70.3, "fixed", 4), "random": (21.3, "fixed", 256),
+    }  # fmt: skip
+    for suffix, (score, canvas, block) in table.items():
+        found = recipe(f"gsm8k-{suffix}")
+        config = SamplingKeys(**found.sampling).sampling(room=8192)
+        assert (found.published, config.canvas, config.block_length) == (score, canvas, block)
+        assert config.steps_per_block == block, "one model call per token"
+
+
 def test_scores_of_opencompass_are_told_as_such():
     table = {
         "gsm8k": 78.9, "math": 42.7, "mmlu": 65.4, "mmlu-pro": 36.6, "arc-c": 89.2,

@@ -21,7 +21,7 @@ from jaxllada.common.errors import UserError, nearest
 HOME = Path(__file__).parents[2] / "recipes"
 FAMILIES = (
     "llada-instruct", "llada-base", "llada-1.5", "illada-base", "illada-instruct", "fast-dllm",
-    "dllm-base", "dllm-instruct", "dllm-cache", "dream",
+    "llada-strategies", "dllm-base", "dllm-instruct", "dllm-cache", "dream",
 )  # fmt: skip
 
 Harness = Literal["lm_eval", "opencompass", "internal", "none"]
