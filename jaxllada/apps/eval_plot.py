@@ -17,7 +17,7 @@ def plot(evaluations: Sequence[Evaluation], out: Path) -> None:
     """
     import matplotlib
 
-    from jaxllada.common.plots import STYLE, save_figure
+    from jaxllada.common.figures import STYLE, save_figure
 
     rows = [row for row in rows_of(evaluations) if _is_share(row, evaluations)]
     if not rows:
@@ -59,7 +59,7 @@ def _place(row: int, one: int, count: int) -> float:
 
 
 def _draw_scores(axes: Any, rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> None:
-    from jaxllada.common.plots import COLORS
+    from jaxllada.common.figures import COLORS
 
     count = len(evaluations)
     for one, evaluation in enumerate(evaluations):
@@ -118,7 +118,7 @@ def _speeds(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> list[list
 def _draw_speeds(
     axes: Any, speeds: Sequence[Sequence[float | None]], evaluations: Sequence[Evaluation]
 ) -> None:
-    from jaxllada.common.plots import COLORS
+    from jaxllada.common.figures import COLORS
 
     count = len(evaluations)
     for one, rates in enumerate(speeds):
