@@ -12,10 +12,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from jaxllada.common.config.recipes import Recipe
 from jaxllada.common.version import __version__
+from jaxllada.common.weights.header import DTYPES, read_header
 
 Run = dict[str, Any]
 """The record of one run, as JSON."""
@@ -84,6 +86,16 @@ def environment(*, backend: str, hardware: str, dtype: str) -> dict[str, Any]:
         "system": platform.platform(),
         "versions": versions,
     }
+
+
+def stored_type(folder: Path) -> str:
+    """The type of most weights in a model folder's safetensors files; `as stored` without any."""
+    sizes: dict[str, int] = {}
+    for path in folder.glob("*.safetensors"):
+        for tensor in read_header(path).values():
+            name = DTYPES[tensor.kind].name if tensor.kind in DTYPES else tensor.kind
+            sizes[name] = sizes.get(name, 0) + tensor.end - tensor.begin
+    return max(sizes, key=lambda name: sizes[name], default="as stored")
 
 
 def record(

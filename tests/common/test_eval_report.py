@@ -6,13 +6,16 @@ import math
 import statistics
 from dataclasses import replace
 
+import ml_dtypes
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jaxllada.__main__ import main
 from jaxllada.apps.eval_beside import beside, difference_error, read_all, rows_of
 from jaxllada.apps.eval_files import read_runs, read_scores, write_run
 from jaxllada.apps.eval_lines import lines_of, remarks
-from jaxllada.apps.eval_report import Cost, environment, leaves_of, record
+from jaxllada.apps.eval_report import Cost, environment, leaves_of, record, stored_type
 from jaxllada.apps.eval_tables import terminal
 from jaxllada.common.config.recipes import Recipe
 from jaxllada.common.errors import UserError
@@ -192,6 +195,13 @@ def test_the_record_holds_versions_and_the_speed_of_response_tokens(outcomes):
     assert run["results"]["alpha"]["version"] == 2.0
     assert Cost(requests=3, canvases=12, scoring_seconds=2.0).tokens_per_second is None
     assert json.loads(json.dumps(run)) == run
+
+
+def test_the_type_of_stored_weights_is_that_of_most_of_them(tmp_path):
+    assert stored_type(tmp_path) == "as stored"
+    save_file({"a": np.zeros((8, 8), ml_dtypes.bfloat16)}, tmp_path / "1.safetensors")
+    save_file({"b": np.zeros(3, np.float32)}, tmp_path / "2.safetensors")
+    assert stored_type(tmp_path) == "bfloat16"
 
 
 def test_samples_join_the_filters_of_a_document_and_average_to_the_score(outcomes, tmp_path):
