@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Evaluates on Ascend NPUs, the questions split over all cards of a machine or of several:
 #
-#   ./launch/npu_eval.sh MODEL_FOLDER --recipe llada-base --output DIR [--key value ...] [options]
+#   ./launch/npu_eval.sh MODEL_FOLDER --recipe mmlu@llada-base --output DIR [--key value ...] [options]
 #   ./launch/npu_eval.sh MODEL_FOLDER --tasks gsm8k --output DIR --device cpu --nproc 2   # no NPU
 #   ./launch/npu_eval.sh ... --nnodes 2 --node_rank 0 --master_addr HOST   # the same line on each
 #
@@ -31,5 +31,6 @@ verb=eval
 options="nproc nnodes node_rank master_addr master_port restarts grace log_dir"
 output_key=output
 default_grace=10
+talks=
 
 . "$ROOT/launch/ranks.sh"

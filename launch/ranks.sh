@@ -4,6 +4,7 @@
 #   options="..."       names of the options that are the script's own; the others are the verb's
 #   output_key=...      the verb's key for the folder that logs go into
 #   default_grace=...   seconds between SIGTERM and SIGKILL
+#   talks=...           1 if cards exchange tensors: then the network between machines is checked
 #   words=(...)         what the user typed
 
 # SLURM lists hosts as node[01-04]; its own tool spells them out.
@@ -95,7 +96,7 @@ fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 if [ -n "$checks" ] && [ "$device" != cpu ] && [ "$device" != cuda ]; then
-    if ! "$python" -m npu_backend doctor --nodes "$nnodes"; then
+    if ! "$python" -m npu_backend doctor --nodes "$([ -n "$talks" ] && echo "$nnodes" || echo 1)"; then
         say error "fix the above, or go on regardless with --skip_checks"
         exit 2
     fi

@@ -5,6 +5,8 @@ scores. Tables go to stdout, everything else to stderr.
 """
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from jaxllada.apps.asked import answer, cost, missing
 from jaxllada.apps.eval_files import write_run
 from jaxllada.apps.eval_jobs import Loaded, jobs_of, load, protocol_of
 from jaxllada.apps.eval_keys import TABLE, EvalOptions
-from jaxllada.apps.eval_report import Run, environment, record
+from jaxllada.apps.eval_report import Run, environment, record, stored_type
 from jaxllada.apps.eval_tables import terminal
 from jaxllada.apps.fingerprint import fingerprint
 from jaxllada.apps.presence import PartFailed, Presence
@@ -28,6 +30,8 @@ from jaxllada.common.version import __version__
 
 ANSWERS = "answers"
 """The folder of finished answers inside the output."""
+RESAMPLES = 1000
+"""Resamples for standard errors that have no formula, such as that of a perplexity."""
 
 
 class Backend(NamedTuple):
@@ -43,10 +47,9 @@ class Backend(NamedTuple):
 def run(config: EvalOptions, backend: Backend) -> int:
     """Answers, scores and prints; returns 0, or 1 where another part failed."""
     if config.show:
-        from jaxllada.apps.eval_beside import beside, read_all
+        from jaxllada.apps import results
 
-        print(beside(read_all(config.show)))
-        return 0
+        return results.run(results.Config(folders=config.show))
     if config.recipe == (TABLE,):
         print(recipe_table())
         return 0
@@ -88,8 +91,8 @@ def run(config: EvalOptions, backend: Backend) -> int:
         return 0
     surroundings = environment(
         backend=backend.package,
-        hardware=backend.hardware(config),
-        dtype=config.dtype or "as stored",
+        hardware=_times(part.count, backend.hardware(config)),
+        dtype=config.dtype or stored_type(origin.folder),
     )
     about = {"model": config.model_name_or_path, "adapter": config.adapter, "weights": print_of}
     runs = []
@@ -102,6 +105,10 @@ def run(config: EvalOptions, backend: Backend) -> int:
     if config.output:
         notice(f"results, tables and samples: {folder}")
     return 0
+
+
+def _times(processes: int, hardware: str) -> str:
+    return hardware if processes == 1 else f"{processes} processes, each on {hardware}"
 
 
 def _save_data(tasks: Sequence[str], folder: str) -> int:
@@ -125,16 +132,20 @@ def _scored(loaded: Loaded, kept: KeptAnswers, config: EvalOptions) -> Mapping[s
     from lm_eval.evaluator import evaluate
 
     model: Any = _Answered(loaded, kept)
-    outcome = evaluate(
-        lm=model,
-        task_dict=loaded.tasks,
-        limit=config.limit or None,  # pyright: ignore[reportArgumentType]
-        apply_chat_template=loaded.job.chat,
-        fewshot_as_multiturn=loaded.job.fewshot_as_multiturn,
-        system_instruction=config.system_instruction or None,
-        confirm_run_unsafe_code=config.confirm_run_unsafe_code,
-        log_samples=True,
-    )
+    # Resampling would fork a process that runs threads of a framework.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = evaluate(
+            lm=model,
+            task_dict=loaded.tasks,
+            limit=config.limit or None,  # pyright: ignore[reportArgumentType]
+            bootstrap_iters=RESAMPLES,
+            apply_chat_template=loaded.job.chat,
+            fewshot_as_multiturn=loaded.job.fewshot_as_multiturn,
+            system_instruction=config.system_instruction or None,
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+            log_samples=True,
+        )
     assert outcome is not None
     return outcome  # pyright: ignore[reportReturnType]
 
