@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from jaxllada.__main__ import main
+from jaxllada.apps.eval_jobs import jobs_of
+from jaxllada.apps.eval_keys import EvalOptions
 from jaxllada.apps.sampling_keys import SamplingKeys
 from jaxllada.common.config.recipes import (
     FAMILIES,
@@ -34,6 +36,19 @@ def test_the_settings_of_every_recipe_can_be_run():
         assert found.metric, name
         assert (found.published is None) or found.source, name
         assert found.published is None or found.harness != "none", name
+
+
+def test_every_recipe_makes_a_job_of_eval_as_it_is():
+    jobs = jobs_of(EvalOptions(model_name_or_path=".", recipe=FAMILIES))
+    assert sorted(job.name for job in jobs) == ALL
+    for job in jobs:
+        found = recipe(job.name)
+        assert not job.changed, job.name
+        assert (job.tasks, job.num_fewshot, job.chat) == (
+            found.tasks, found.num_fewshot, found.chat,
+        ), job.name  # fmt: skip
+        assert job.manner.sampling == found.sampling, job.name
+        assert job.manner.add_bos == found.likelihood.get("add_bos", False), job.name
 
 
 def test_every_file_of_recipes_is_a_family():
