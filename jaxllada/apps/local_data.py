@@ -79,33 +79,33 @@ class TaskData(NamedTuple):
     is_card: bool = False
     """The README.md says which files that are."""
 
-    def splits(self, needs: Needs) -> dict[str, Any]:
-        """{split: Dataset} under the names that the task uses.
+    def splits(self, needs: Needs) -> "Splits":
+        """The tables under the names that the task uses.
 
         A split for examples may be missing where none are asked for; it is empty then.
         """
-        tables = self._described() if self.is_card else self._read(needs)
-        splits = dict(tables)
+        found = self._described() if self.is_card else self._read(needs)
+        tables, names = dict(found.tables), dict(found.names)
         for wanted in (needs.asked, needs.shown):
-            if wanted and wanted not in splits and (other := _alike(wanted, tables, needs)):
-                splits[wanted] = tables[other]
-        if needs.shown and needs.shown not in splits and not needs.shots and needs.asked in splits:
-            splits[needs.shown] = splits[needs.asked].select([])
-        return splits
+            if wanted and wanted not in tables and (other := _alike(wanted, found.tables, needs)):
+                tables[wanted], names[wanted] = tables[other], names[other]
+        if needs.shown and needs.shown not in tables and not needs.shots and needs.asked in tables:
+            tables[needs.shown] = tables[needs.asked].select([])
+        return Splits(tables, names)
 
-    def _described(self) -> dict[str, Any]:
+    def _described(self) -> "Splits":
         import datasets
 
         try:
             found: Any = datasets.load_dataset(str(self.folder), self.name)
-            return dict(found)
+            return Splits(dict(found), {split: f"{self.folder}, {split}" for split in found})
         except Exception as error:  # every reader raises its own kinds
             reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise UserError(
                 f"tasks: {self.task}: {self.folder} is not as its README.md says: {reason}"
             ) from error
 
-    def _read(self, needs: Needs) -> dict[str, Any]:
+    def _read(self, needs: Needs) -> "Splits":
         from datasets import concatenate_datasets
 
         if self.folder.is_file():
@@ -115,17 +115,32 @@ class TaskData(NamedTuple):
         if not files:
             raise UserError(f"tasks: {self.task}: {self.folder} has no {', '.join(SUFFIXES)} file")
         known = [split for split in (needs.asked, needs.shown) if split]
-        parts: dict[str, list[Any]] = {}
+        parts: dict[str, list[Path]] = {}
         for file in files:
             split = split_of(file, self.folder, known) or needs.asked or "test"
-            parts.setdefault(split, []).append(read_table(file, self.task, needs.label))
-        try:
-            return {split: concatenate_datasets(tables) for split, tables in parts.items()}
-        except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"tasks: {self.task}: the files of {self.folder} do not go together: {reason}"
-            ) from error
+            parts.setdefault(split, []).append(file)
+        tables, names = {}, {}
+        for split, several in parts.items():
+            more = f" and {len(several) - 1} more" if len(several) > 1 else ""
+            names[split] = f"{several[0]}{more}"
+            rows = [read_table(file, self.task, needs.label) for file in several]
+            try:
+                tables[split] = concatenate_datasets(rows)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"tasks: {self.task}: {names[split]} do not go together:"
+                    f" {' '.join(str(error).split())[:200]}"
+                ) from error
+        return Splits(tables, names)
+
+
+class Splits(NamedTuple):
+    """The rows of a task."""
+
+    tables: dict[str, Any]
+    """{split: Dataset}"""
+    names: dict[str, str]
+    """Where they are from, for messages."""
 
 
 def _card(folder: Path, name: str | None) -> TaskData | None:

@@ -16,7 +16,7 @@ from jaxllada.apps.code_runs import own_code_eval
 from jaxllada.apps.local_data import LocalData
 from jaxllada.apps.task_download import Download
 from jaxllada.apps.task_sources import Folder, Hub, TaskSource
-from jaxllada.apps.task_trouble import explained
+from jaxllada.apps.task_trouble import making
 from jaxllada.common.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def download(tasks: Sequence[str], folder: str) -> dict[str, dict[str, int]]:
 
     One Parquet file for each split that is asked or shown, `folder/cais/mmlu/anatomy/test.parquet`,
     with the column types of the data set; the files themselves of a data set that a script makes.
-    Returns {data set: {split: rows}}. Raises `UserError` as
-    `task_dict`; what was written before stays.
+    Returns {data set: {split: rows}}. Raises `UserError` as `task_dict`; what was written before
+    stays.
     """
     target = Path(folder).expanduser()
     if target.exists() and not target.is_dir():
@@ -71,12 +71,15 @@ def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
     manager = task_manager()
     specs = [_spec(name, manager) for name in tasks]
     manager._factory = _factory(source)
+    state = random.getstate()
     try:
         return manager.load(specs)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"tasks={','.join(tasks)}: {' '.join(str(error).split())}") from error
+    finally:
+        random.setstate(state)
 
 
 @functools.cache
@@ -142,13 +145,10 @@ def _factory(source: TaskSource) -> Any:
             return config
 
         def _build_task(self, entry: Any, overrides: Any) -> Any:
-            before = random.getstate()
             random.seed(SEED)
-            try:
-                with explained(entry.name, source), _for_code(entry):
-                    return super()._build_task(entry, overrides)
-            finally:
-                random.setstate(before)
+            source.begin(entry.name)
+            with making(entry.name, source.told), _for_code(entry):
+                return super()._build_task(entry, overrides)
 
     return Factory()
 

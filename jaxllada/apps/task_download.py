@@ -39,9 +39,9 @@ class Download(Hub):
             if not error.__cause__ or not is_of_script(error.__cause__):
                 raise
             self._fetch(place)
-            found = LocalData(self.folder).find(place.task, place.path, place.name)
-            task.dataset = found.splits(needs)
-            self.saved[str(place)] = {name: len(table) for name, table in task.dataset.items()}
+            found = LocalData(self.folder).find(place.task, place.path, place.name).splits(needs)
+            task.dataset, self.names = found
+            self.saved[place.title] = {name: len(table) for name, table in found.tables.items()}
             return
         target = self.folder / place.path / (place.name or "")
         for split in task.dataset:
@@ -49,7 +49,7 @@ class Download(Hub):
                 self._save(task.dataset[split], target / f"{split}.parquet", place, str(split))
 
     def _save(self, table: Any, file: Path, place: Place, split: str) -> None:
-        rows = self.saved.setdefault(str(place), {})
+        rows = self.saved.setdefault(place.title, {})
         if split in rows:
             return
         held = io.BytesIO()

@@ -1,7 +1,7 @@
 """What a task needs of its data, read off its definition: splits and columns."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxllada.common.errors import UserError
@@ -29,32 +29,34 @@ class Needs(NamedTuple):
         wanted = [self.asked, self.shown if self.shots else None]
         return list(dict.fromkeys(split for split in wanted if split))
 
-    def check(self, splits: Mapping[str, Any], task: str, where: str, *, strict: bool) -> None:
+    def check(self, tables: Mapping[str, Any], where: Callable[..., str], *, strict: bool) -> None:
         """Raises `UserError` where a split is missing or empty or lacks a column.
 
-        `strict` also asks for columns of plain words, and for a value in every row: lm_eval would
-        take such a word itself for the answer, and write None into prompts.
+        `where(split)` names task and file. `strict` also asks for columns of plain words, and
+        for a value in every row: lm_eval would take such a word itself for the answer, and write
+        None into prompts.
         """
         for split in self.splits:
-            if split not in splits:
-                there = ", ".join(splits)
-                raise UserError(f"tasks: {task}: {where} has no split {split!r}, only {there}")
-            table = splits[split]
+            if split not in tables:
+                hint = "" if split == self.asked else f" for {self.shots} examples; 0 need none"
+                there = ", ".join(tables)
+                raise UserError(f"{where()} has no split {split!r}, only {there}{hint}")
+            table = tables[split]
             if not len(table):
-                raise UserError(f"tasks: {task}: {where}, {split}, has no rows")
+                raise UserError(f"{where(split)} has no rows")
             there = getattr(table, "column_names", None)
             if not there:
                 continue
             wanted = self.columns | self.words if strict else self.columns
             if missing := sorted(wanted - set(there)):
                 raise UserError(
-                    f"tasks: {task}: {where}, {split}, has no column"
-                    f" {', '.join(map(repr, missing))}; it has {', '.join(there)}"
+                    f"{where(split)} has no column {', '.join(map(repr, missing))}; it has"
+                    f" {', '.join(there)}"
                 )
             for name in sorted(wanted) if strict else ():
                 if empty := table.data.column(name).null_count:
                     raise UserError(
-                        f"tasks: {task}: {where}, {split}: {empty} rows have no {name!r}"
+                        f"{where(split)}: {empty} of {len(table)} rows have no {name!r}"
                     )
 
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxllada.apps.local_data import LocalData
 from jaxllada.apps.task_needs import needs_of
+from jaxllada.apps.task_trouble import asking
 from jaxllada.common.errors import UserError
 
 BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 """Dataset paths that name a reader of files, not a data set."""
-
-
 _MIRROR = (
     "set HF_ENDPOINT to a mirror, or HF_HUB_OFFLINE=1 to use the cache alone, or where there is a"
     " network run `eval --download DIR --tasks {task}` and then give --data DIR here"
@@ -38,10 +37,12 @@ class Place(NamedTuple):
     """Its configuration, such as anatomy."""
     names: tuple[str, ...]
     """Further names its folder may have: `metadata: {local_names: [...]}` in the task's YAML."""
-    origin: str | None = None
+    origin: str | None
     """Where data that is not on the Hub comes from: `metadata: {origin: ...}`."""
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """The data set and its configuration."""
         return self.path + (f" ({self.name})" if self.name else "")
 
 
@@ -54,10 +55,24 @@ class TaskSource(ABC):
     def __init__(self, num_fewshot: int | None = None) -> None:
         self.num_fewshot = num_fewshot
         """Examples that will be asked of the tasks; None: what each says itself."""
-        self.where = ""
-        """The data of the task that is being made, for messages."""
+        self.begin("")
+
+    def begin(self, task: str) -> None:
+        """Forgets the data of the task before."""
+        self.task, self.title = task, ""
+        self.names: dict[str, str] = {}
+        """Files by split."""
         self.columns: list[str] = []
-        """Its columns."""
+
+    def where(self, split: str = "") -> str:
+        """Names task and data for a message."""
+        title = self.names.get(split, f"{self.title}, {split}" if split else self.title)
+        return f"tasks: {self.task}: {title}"
+
+    def told(self) -> str:
+        """The data with its columns; empty while none was asked for."""
+        title = " and ".join(dict.fromkeys(self.names.values())) or self.title
+        return title + (f" (columns {', '.join(self.columns)})" if self.columns else "")
 
     @abstractmethod
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
@@ -67,15 +82,15 @@ class TaskSource(ABC):
         """A subclass of a task's class that takes its data from here; `kind` None: a YAML task."""
         from lm_eval.api.task import ConfigurableTask
 
-        source, yaml = self, kind is None
-        base: Any = ConfigurableTask if yaml else kind
+        source, is_yaml = self, kind is None
+        base: Any = ConfigurableTask if is_yaml else kind
 
         def download(task: Any, *args: Any, **kwargs: Any) -> None:
             config, path = task.config, task.DATASET_PATH
             told = config.metadata or {}
             named = tuple(told.get("local_names", ()))
             place = Place(name, path or "", task.DATASET_NAME, named, told.get("origin"))
-            source.where, source.columns = str(place), []
+            source.title = place.title or "its data"
             if callable(config.custom_dataset) or path in BUILDERS or not path:
                 _find_files(config)
                 base.download(task, *args, **kwargs)
@@ -85,14 +100,20 @@ class TaskSource(ABC):
             needs = needs_of(task, source.num_fewshot)
             table = task.dataset.get(needs.asked)
             source.columns = list(getattr(table, "column_names", None) or ())
-            needs.check(task.dataset, name, source.where, strict=source.is_local)
+            needs.check(task.dataset, source.where, strict=source.is_local)
+            task.data_title = source.names.get(needs.asked or "", source.title)
+
+        def build_all_requests(task: Any, **keys: Any) -> None:
+            with asking(task, name, task.data_title):
+                base.build_all_requests(task, **keys)
 
         def init(task: Any, config: Any = None, **kwargs: Any) -> None:
             config = {key: value for key, value in config.items() if key != "class"}
             base.__init__(task, config=config, **kwargs)
 
         changed: dict[str, Any] = {"download": download, "__module__": base.__module__}
-        return type(base.__name__, (base,), changed | ({"__init__": init} if yaml else {}))
+        changed |= {"build_all_requests": build_all_requests}
+        return type(base.__name__, (base,), changed | ({"__init__": init} if is_yaml else {}))
 
 
 class Hub(TaskSource):
@@ -114,7 +135,8 @@ class Hub(TaskSource):
             if is_of_script(error):
                 advice = _SCRIPT.format(task=place.task, last=place.path.rsplit("/", 1)[-1])
             raise UserError(
-                f"tasks: {place.task}: {place} could not be had from the Hub: {reason}; {advice}"
+                f"tasks: {place.task}: {place.title} could not be had from the Hub: {reason};"
+                f" {advice}"
             ) from error
 
 
@@ -130,8 +152,8 @@ class Folder(TaskSource):
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         needs = needs_of(task, self.num_fewshot)
         found = self.data.find(place.task, place.path, place.name, place.names)
-        self.where = str(found.folder)
-        task.dataset = found.splits(needs)
+        self.title = str(found.folder)
+        task.dataset, self.names = found.splits(needs)
 
 
 def _process_once(config: Any) -> None:
@@ -180,4 +202,4 @@ def _find_files(config: Any) -> None:
         beside = Path(origin).parent / file
         return str(beside) if not Path(file).exists() and beside.exists() else file
 
-    config.dataset_kwargs = {**config.dataset_kwargs, "data_files": found(files)}
+    config.dataset_kwargs["data_files"] = found(files)  # the dictionary that lm_eval hands on

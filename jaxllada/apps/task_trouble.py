@@ -1,33 +1,60 @@
-"""Turns what goes wrong while a task is made into one line that names task and data."""
+"""Turns what goes wrong in a task's own code into one line that names task, data and row."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from jaxllada.apps.task_sources import TaskSource
 from jaxllada.common.errors import UserError
 
 
 @contextlib.contextmanager
-def explained(task: str, source: TaskSource) -> Iterator[None]:
-    """Raises `UserError` for data that the task's code cannot use, and for a missing package."""
-    source.where, source.columns = "", []
+def making(task: str, data: Callable[[], str]) -> Iterator[None]:
+    """Raises `UserError` where a task cannot be made: for its data, or a package that is missing.
+
+    `data()` names its data and their columns, or is empty while none was asked for.
+    """
     try:
         yield
     except UserError:
         raise
-    except (ImportError, AssertionError) as error:
-        if source.where and not isinstance(error, ImportError):
-            raise _of_data(task, source, error) from error
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"tasks: {task} needs a package that is missing: {reason}") from error
     except Exception as error:  # definitions hold code of their own, which raises what it likes
-        if not source.where:
+        if isinstance(error, ImportError) or (isinstance(error, AssertionError) and not data()):
+            raise UserError(
+                f"tasks: {task} needs a package that is missing: {_line(error)}"
+            ) from error
+        if not data():
             raise
-        raise _of_data(task, source, error) from error
+        raise UserError(
+            f"tasks: {task} cannot be made from {data()}: {type(error).__name__}: {_line(error)}"
+        ) from error
 
 
-def _of_data(task: str, source: TaskSource, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    columns = f"; its columns are {', '.join(source.columns)}" if source.columns else ""
-    kind = type(error).__name__
-    return UserError(f"tasks: {task} cannot be made from {source.where}: {kind}: {reason}{columns}")
+@contextlib.contextmanager
+def asking(task: Any, name: str, data: str) -> Iterator[None]:
+    """Raises `UserError` that names the first row that the task can make no request of."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        row, cause = _first_bad(task) or (None, error)
+        at = "" if row is None else f", row {row}"
+        raise UserError(
+            f"tasks: {name}: {data}{at}: {type(cause).__name__}: {_line(cause)}"
+        ) from error
+
+
+def _first_bad(task: Any) -> tuple[int, Exception] | None:
+    for row, doc in enumerate(task.eval_docs):
+        try:
+            task.doc_to_text(doc)
+            task.doc_to_target(doc)
+            if task.config.doc_to_choice is not None:
+                task.doc_to_choice(doc)
+        except Exception as error:
+            return row, error
+    return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
