@@ -158,6 +158,22 @@ def test_a_group_counts_the_documents_below_it(outcomes):
     assert run["results"]["beta"]["documents"] == run["results"]["beta"]["all_documents"] == 5
 
 
+def test_only_shares_are_percent(outcomes):
+    values = {
+        "acc,none": 0.5, "word_perplexity,none": 0.9, "bits_per_byte,none": 0.7, "bleu,none": 0.4,
+        "count,none": 3.0, "distance,none": 0.2, "acc,broken": math.nan,
+        "acc_stderr,none": "N/A",
+    }  # fmt: skip
+    higher = {"acc": True, "word_perplexity": False, "bits_per_byte": False, "distance": False}
+    outcome = {**outcomes[0], "results": {"sums": values}, "higher_is_better": {"sums": higher}}
+    lines = lines_of(_record(outcome, recipe=None, name="sums"))
+    assert {line.metric: line.score for line in lines} == {
+        "acc,none": 50, "word_perplexity,none": 0.9, "bits_per_byte,none": 0.7, "bleu,none": 0.4,
+        "count,none": 3, "distance,none": 0.2,
+    }  # fmt: skip
+    assert {line.stderr for line in lines} == {None}
+
+
 def test_remarks_say_why_a_score_need_not_be_the_published_one(outcomes):
     said = "; ".join(remarks(_record(outcomes[0], changed=["steps", "cache"])))
     assert "5 of 6 documents" in said
@@ -271,8 +287,11 @@ def test_other_prompts_or_missing_samples_share_no_error(folders):
     both[1].runs[0]["results"]["sums"]["prompts"] = "others"
     assert difference_error(both[0], both[1], row) is None
     assert f"-20.0 \u00b1 {apart:.1f}" in beside(both)
-    (folders / "b" / "samples" / "sums@own" / "sums.jsonl").unlink()
     both = read_all(names)
+    samples = folders / "b" / "samples" / "sums@own" / "sums.jsonl"
+    samples.write_text("".join(samples.read_text().splitlines(keepends=True)[1:]))
+    assert difference_error(both[0], both[1], row) is None
+    samples.unlink()
     assert difference_error(both[0], both[1], row) is None
 
 
@@ -286,7 +305,10 @@ def test_the_verb_shows_one_folder_or_several_and_draws(folders, capsys):
     command = ["results", str(folders / "a"), str(folders / "b"), "--out", str(picture)]
     assert main(command) == 0
     assert "b - a" in capsys.readouterr().out
-    assert picture.read_text().count('<g id="axes_') == 2  # scores and speeds
+    drawn = picture.read_text()
+    assert drawn.count('<g id="axes_') == 2  # scores and speeds
+    assert "<!-- published (opencompass) -->" in drawn
+    assert "<!-- published -->" not in drawn
 
 
 def test_what_is_no_result_is_told(tmp_path, capsys):
