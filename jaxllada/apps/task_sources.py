@@ -98,10 +98,11 @@ class TaskSource(ABC):
                 source.load(task, place, lambda: base.download(task, *args, **kwargs))
             _process_once(config)
             needs = needs_of(task, source.num_fewshot)
-            table = task.dataset.get(needs.asked)
-            source.columns = list(getattr(table, "column_names", None) or ())
-            needs.check(task.dataset, source.where, strict=source.is_local)
             task.data_title = source.names.get(needs.asked or "", source.title)
+            if isinstance(task.dataset, Mapping):
+                table = task.dataset.get(needs.asked)
+                source.columns = list(getattr(table, "column_names", None) or ())
+                needs.check(task.dataset, source.where, strict=source.is_local)
 
         def build_all_requests(task: Any, **keys: Any) -> None:
             with asking(task, name, task.data_title):
