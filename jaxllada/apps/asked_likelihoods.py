@@ -93,7 +93,11 @@ class _Asked:
         questions = [request.ask[0] for request in requests]
         found = engine.score(questions, requests[0].ask[1])
         return {
-            request.key: _record(scores) | {"cut": request.key in self._cut}
+            request.key: {
+                "values": as_decided(scores, request.ask[0].divisors),
+                **_record(scores),
+                "cut": request.key in self._cut,
+            }
             for request, scores in zip(requests, found, strict=True)
         }
 
@@ -201,10 +205,27 @@ class Rollings(_Asked):
         return sum(kept[key]["values"][0] for key in self.keys[number])
 
 
+def as_decided(found: QuestionScores, divisors: Sequence[float] | None) -> list[float]:
+    """Values whose largest one is the option found best, as they are and divided.
+
+    Options that left a race have the mean of fewer masks, by which one may by chance stand above
+    the option that beat it; such a value is lowered to just below.
+    """
+    values = [score.value for score in found.options]
+    if found.is_decided is None or divisors is None:
+        return values
+    ones = (1.0,) * len(values)
+    for best, scale in ((found.best, ones), (found.best_divided, divisors)):
+        bar = values[best] / scale[best]
+        for i, value in enumerate(values):
+            if i not in (found.best, found.best_divided) and value / scale[i] >= bar:
+                values[i] = (bar - 1e-9 * max(1.0, abs(bar))) * scale[i]
+    return values
+
+
 def _record(found: QuestionScores) -> dict[str, Any]:
     options = found.options
     return {
-        "values": [score.value for score in options],
         "stderr": [score.stderr if score.stderr == score.stderr else None for score in options],
         "greedy": [score.is_greedy for score in options],
         "nfe": sum(score.nfe for score in options),

@@ -4,10 +4,11 @@ import pytest
 
 from jaxllada.apps.answers_kept import KeptAnswers
 from jaxllada.apps.asked import Manner, answer, cost
-from jaxllada.apps.asked_likelihoods import MOST_VIEWS, Likelihoods, Rollings
+from jaxllada.apps.asked_likelihoods import MOST_VIEWS, Likelihoods, Rollings, as_decided
 from jaxllada.apps.score import Row, ScoreOptions, encode
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
+from jaxllada.common.scores import QuestionScores, Score
 from tests.asked_words import Instance, Told, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -85,6 +86,22 @@ def test_only_options_that_race_may_stop_early():
     assert levels == {0: 0.9, 1: 0.0, 2: 0.0}
     (race,) = (q for q in questions(engine) if q.number == 0)
     assert race.divisors == (3.0, 6.0)  # characters, as lm_eval's acc_norm divides
+
+
+def test_an_option_that_left_a_race_does_not_stand_above_the_one_that_beat_it():
+    """lm_eval ranks values as they are, and divided by characters."""
+    values, divisors = (-3.0, -2.9, -8.0, -1.0), (2.0, 9.0, 8.0, 1.0)
+    for best, best_divided in ((0, 0), (0, 2), (3, 1)):
+        scores = tuple(Score(value, 0.1, 48, 1, 0.0) for value in values)
+        found = as_decided(QuestionScores(scores, best, best_divided, True), divisors)
+        others = [i for i in range(4) if i not in (best, best_divided)]
+        assert all(found[i] < found[best] for i in others)
+        assert all(
+            found[i] / divisors[i] < found[best_divided] / divisors[best_divided] for i in others
+        )
+        assert (found[best], found[best_divided]) == (values[best], values[best_divided])
+        assert all(found[i] <= values[i] for i in others)
+        assert as_decided(QuestionScores(scores, best, best_divided), divisors) == list(values)
 
 
 def test_many_masks_are_handed_over_in_small_groups():
