@@ -65,7 +65,7 @@ class Cost:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Response tokens for each second of the sampler; None where nothing was sampled."""
+        """Response tokens for each second of one process; None where nothing was sampled."""
         if not self.response_tokens or self.sampling_seconds <= 0:
             return None
         return self.response_tokens / self.sampling_seconds
