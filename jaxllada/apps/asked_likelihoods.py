@@ -6,9 +6,11 @@ Masks are drawn by the number of the document in its task: `limit`, parts and th
 change no value, and the verb `score` finds the same ones for the same questions.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
+
+import numpy as np
 
 from jaxllada.apps.answers_kept import KeptAnswers, Record, key_of
 from jaxllada.apps.asked import Manner, Request
@@ -39,9 +41,11 @@ class _Asked:
         self._cut: set[str] = set()
 
     def _add(self, question: Question, config: LikelihoodConfig, is_cut: bool) -> str:
-        settings = dataclasses.asdict(config)
+        settings = asdict(config)
         del settings["rows_per_call"]
         asked = [list(question.prompt), [list(o) for o in question.options], question.number]
+        # A family of recipes holds millions of tokens at once: lists take nine times the room.
+        question = replace(question, prompt=np.array(question.prompt, np.int32))
         key = key_of("score", self.origin, asked, question.divisors, settings, is_cut)
         self._asks[key] = (question, config)
         if is_cut:
@@ -49,11 +53,15 @@ class _Asked:
         return key
 
     def _lay_out(self) -> None:
-        """Neighbours of equal settings, as many as an engine takes at a time."""
+        """Questions of equal settings and like length, as many as an engine takes at a time.
+
+        Long ones come first, as memory runs out with them.
+        """
         alike: dict[LikelihoodConfig, list[Request]] = {}
         for key, ask in self._asks.items():
             alike.setdefault(ask[1], []).append(Request(key, ask))
         for config, requests in alike.items():
+            requests.sort(key=lambda request: -_longest(request.ask[0]))
             group, views = [], 0
             for request in requests:
                 needed = len(request.ask[0].options) * config.mc_num
@@ -150,7 +158,7 @@ class Likelihoods(_Asked):
             divisors = tuple(float(max(1, len(text.lstrip()))) for text in options)
             if len(options) == 1 or not is_alone:
                 # Nothing races here: the value itself is wanted, or compared elsewhere.
-                config = dataclasses.replace(config, stop_level=0.0)
+                config = replace(config, stop_level=0.0)
         return self._add(Question(prompt, tokens.options, divisors, number or 0), config, is_cut)
 
     def result(self, number: int, kept: KeptAnswers) -> tuple[float, bool]:
@@ -177,7 +185,7 @@ class Rollings(_Asked):
     ):
         super().__init__(tokenizer, model, manner, origin)
         # A race between options would be over at once.
-        config = dataclasses.replace(manner.likelihood, stop_level=0.0)
+        config = replace(manner.likelihood, stop_level=0.0)
         for instance in instances:
             where = f"task {instance.task_name}, question {instance.doc_id}"
             keys = []
@@ -203,6 +211,10 @@ class Rollings(_Asked):
     def result(self, number: int, kept: KeptAnswers) -> float:
         """Nats of the whole text."""
         return sum(kept[key]["values"][0] for key in self.keys[number])
+
+
+def _longest(question: Question) -> int:
+    return len(question.prompt) + max(map(len, question.options))
 
 
 def as_decided(found: QuestionScores, divisors: Sequence[float] | None) -> list[float]:

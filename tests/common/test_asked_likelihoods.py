@@ -1,5 +1,7 @@
 """Requests for likelihoods: how continuations become questions, and whole texts windows."""
 
+import dataclasses
+
 import pytest
 
 from jaxllada.apps.answers_kept import KeptAnswers
@@ -27,7 +29,19 @@ def run(work):
 
 
 def questions(engine):
-    return [question for call in engine.calls for question in call[0]]
+    """The questions that were asked, by their numbers; prompts as lists."""
+    found = [question for call in engine.calls for question in call[0]]
+    found = [dataclasses.replace(one, prompt=list(one.prompt)) for one in found]
+    return sorted(found, key=lambda question: question.number)
+
+
+def test_long_questions_come_first_and_those_of_like_length_together():
+    instances = [Instance((" on" * (1 + n % 90), " the"), n) for n in range(0, 7000, 47)]
+    groups = works(instances, model=small_model(TOKENIZER, 100)).groups
+    lengths = [[len(request.ask[0].prompt) for request in group] for group in groups]
+    assert [len(group) for group in lengths] == [64, 64, 21]
+    in_order = [length for group in lengths for length in group]
+    assert in_order == sorted(in_order, reverse=True)
 
 
 def test_options_of_a_document_become_one_question_and_keep_their_places():
