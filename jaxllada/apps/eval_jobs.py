@@ -49,6 +49,11 @@ class Job:
     """Keys of the recipe that the user overrode."""
 
 
+def _below(group: str, members: Mapping[str, list[str]]) -> set[str]:
+    direct = members.get(group, [])
+    return {*direct, *(name for member in direct for name in _below(member, members))}
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A job with its prompts."""
@@ -61,9 +66,14 @@ class Loaded:
 
     @property
     def names(self) -> list[str]:
-        """The tasks and groups that are part of no other, by the names they have in results."""
-        inside = {child for children in self.tasks["group_map"].values() for child in children}
-        return [n for kind in ("groups", "tasks") for n in self.tasks[kind] if n not in inside]
+        """What has a score and is part of nothing that has one, as results name it.
+
+        A group without a mean of its own stands for its members.
+        """
+        groups = self.tasks["groups"]
+        scored = [name for name, group in groups.items() if group.has_aggregation]
+        inside = {n for name in scored for n in _below(name, self.tasks["group_map"])}
+        return [name for name in (*scored, *self.tasks["tasks"]) if name not in inside]
 
 
 def name_of(tasks: Sequence[str]) -> str:

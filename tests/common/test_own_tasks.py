@@ -3,12 +3,14 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import lm_eval
 import pytest
 from lm_eval.api.model import LM
 from lm_eval.tasks._index import TaskIndex
 
+from jaxllada.apps.eval_jobs import Loaded
 from jaxllada.apps.local_tasks import OWN, task_dict, task_manager
 from jaxllada.apps.task_index import index_of
 from jaxllada.common.errors import UserError
@@ -169,3 +171,18 @@ def test_the_index_is_the_one_of_lm_eval():
     assert known < set(task_manager().all_tasks)
     kinds = [task_manager().all_subtasks, task_manager().all_groups, task_manager().all_tags]
     assert sorted(name for names in kinds for name in names) == task_manager().all_tasks
+
+
+def test_a_group_without_a_mean_is_shown_by_its_members(tmp_path):
+    (tmp_path / "poem_data.json").write_text(json.dumps(PAIRS))
+    yaml = YAML.replace("rows.jsonl", str(tmp_path / "r.jsonl"))
+    for subject in ("a", "b"):
+        (tmp_path / f"own_{subject}.yaml").write_text(yaml.replace("colours", f"own_{subject}"))
+    (tmp_path / "r.jsonl").write_text('{"thing": "grass", "colour": 1}\n')
+    members = [str(tmp_path / f"own_{subject}.yaml") for subject in ("a", "b")]
+    tasks = task_dict([*members, "reversal_poems"], data=str(tmp_path))
+    mean = SimpleNamespace(has_aggregation=True)
+    tasks["groups"] |= {"own": mean, "all": SimpleNamespace(has_aggregation=False)}
+    tasks["group_map"] |= {"own": ["own_a", "own_b"], "all": ["own", "reversal_poems"]}
+    shown = Loaded(None, tasks, {}).names
+    assert shown == ["own", "reversal_poems_forward", "reversal_poems_backward"]
