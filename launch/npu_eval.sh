@@ -21,7 +21,7 @@
 #
 # PRESET=debug or PRESET=deterministic changes the environment (launch/ascend_env.sh). All other
 # arguments, --preset among them, go to `python -m npu_backend eval`. Exit code: 0 done, 2 wrong
-# input, else 1; torchrun's table names the rank that failed.
+# input, 128 + signal when stopped, else 1; torchrun's table names the rank that failed.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/ascend_env.sh"
@@ -31,6 +31,7 @@ verb=eval
 options="nproc nnodes node_rank master_addr master_port restarts grace log_dir"
 output_key=output
 default_grace=10
+goes_on="the same command"
 talks=
 
 . "$ROOT/launch/ranks.sh"

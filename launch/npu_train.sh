@@ -31,6 +31,7 @@ verb=${VERB:-pretrain}
 options="nproc nnodes node_rank master_addr master_port preset restarts grace log_dir verb"
 output_key=output_dir
 default_grace=600
+goes_on=
 talks=1
 
 # A bare first word that is neither a file nor a setting is the verb.

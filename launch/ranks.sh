@@ -4,6 +4,7 @@
 #   options="..."       names of the options that are the script's own; the others are the verb's
 #   output_key=...      the verb's key for the folder that logs go into
 #   default_grace=...   seconds between SIGTERM and SIGKILL
+#   goes_on=...         what takes up a run that was stopped by a signal without saying so itself
 #   talks=...           1 if cards exchange tensors: then the network between machines is checked
 #   words=(...)         what the user typed
 
@@ -178,6 +179,9 @@ if [ -s "$JAXLLADA_EXIT_FILE" ]; then
         cause=$(grep -rhm 1 '^error: ' "$log_dir" --include stderr.log 2>/dev/null | tail -n 1)
         say error "${cause#error: }"
     fi
+elif [ "$status" -ne 0 ] && [ -n "$stopped" ] && [ -n "$goes_on" ]; then
+    say info "stopped by SIG$stopped; $goes_on goes on"
+    status=$((128 + $(kill -l "$stopped")))
 elif [ "$status" -ne 0 ]; then
     say error "the run failed (exit code $status); the logs of all ranks are in $log_dir"
 fi

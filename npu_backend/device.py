@@ -62,6 +62,11 @@ def forget_peak_memory(device: torch.device) -> None:
         torch.get_device_module(device.type).reset_peak_memory_stats(device)
 
 
+def count_devices(device: torch.device) -> int:
+    """How many devices of this kind the process sees; the CPU is one."""
+    return 1 if device.type == "cpu" else torch.get_device_module(device.type).device_count()
+
+
 def device_name(device: torch.device) -> str:
     """What the device calls itself."""
     if device.type == "cpu":

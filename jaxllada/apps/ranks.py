@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxllada.common.errors import UserError
+from jaxllada.common.notices import notice
 
 TORCHRUN = ("RANK", "WORLD_SIZE")
 MANAGERS = (
@@ -70,6 +71,12 @@ def part_of(text: str, environment: Mapping[str, str] = os.environ) -> Part:
             f" WORLD_SIZE={environment[TORCHRUN[1]]}; leave part out"
         )
     return Part(int(index), int(count))
+
+
+def tell_of_idle(part: Part, devices: int, how: str) -> None:
+    """Says that a whole evaluation runs on one of several devices, and `how` to use the others."""
+    if part.is_whole and devices > 1:
+        notice(f"this process uses one of {devices} devices; {how} uses all")
 
 
 def _started(environment: Mapping[str, str]) -> Part:

@@ -11,21 +11,34 @@
 was cut. Tables go to stdout; results.json, results.md and samples to the output folder.
 """
 
+from pathlib import Path
 from typing import Any
 
 from jaxllada.apps import eval as app
+from jaxllada.apps.ranks import part_of, tell_of_idle
 from jaxllada.commands.opening import open_engine
+from jaxllada.common.engine import Engine
 
 Config = app.EvalOptions
 
 
 def run(config: Config) -> int:
     """Answers what is open, scores and prints."""
-    return app.run(config, app.Backend("jaxllada", open_engine, hardware))
+    return app.run(config, app.Backend("jaxllada", opened, hardware))
+
+
+def opened(config: Config, folder: Path) -> Engine:
+    """Opens the model on the first device that JAX sees; the others stay idle."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        how = "one process a device (--part, launch/README.md)"
+        tell_of_idle(part_of(config.part), jax.local_device_count(), how)
+    return open_engine(config, folder)
 
 
 def hardware(_: Any) -> str:
-    """The devices that JAX sees."""
+    """The device that answered."""
     import jax
 
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return jax.devices()[0].device_kind

@@ -10,9 +10,12 @@ was cut. Tables go to stdout; results.json, results.md and samples to the output
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxllada.apps import eval as app
+from jaxllada.apps.ranks import part_of, tell_of_idle
+from jaxllada.common.engine import Engine
 from npu_backend.commands.launched import launched
 from npu_backend.commands.opening import DeviceKeys, open_engine
 
@@ -24,8 +27,17 @@ class Config(DeviceKeys, app.EvalOptions):
 
 def run(config: Config) -> int:
     """Answers what is open, scores and prints."""
-    backend = app.Backend("npu_backend", open_engine, hardware)
+    backend = app.Backend("npu_backend", opened, hardware)
     return launched(lambda _: app.run(config, backend), ends_together=False)
+
+
+def opened(config: Config, folder: Path) -> Engine:
+    """Opens the model on this process's device."""
+    from npu_backend.device import count_devices, find_device
+
+    part, count = part_of(config.part), count_devices(find_device(config.device))
+    tell_of_idle(part, count, "./launch/npu_eval.sh (--device cuda on GPUs)")
+    return open_engine(config, folder)
 
 
 def hardware(config: Any) -> str:

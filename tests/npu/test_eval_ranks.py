@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +130,18 @@ def test_ranks_need_a_folder_in_common(home, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["eval", *words_of(home)]) == 2
     assert "part=0/2 needs output" in capsys.readouterr().err
+
+
+def test_a_process_that_is_alone_says_that_devices_are_idle(monkeypatch, capsys):
+    monkeypatch.setattr(verb, "open_engine", lambda *_: "engine")
+    monkeypatch.setattr("npu_backend.device.count_devices", lambda _: 8)
+    for part, told in (("", True), ("1/8", False)):
+        config = verb.Config(
+            model_name_or_path="model", tasks=("echo",), output="out", part=part,
+            device=DEVICE.type,
+        )  # fmt: skip
+        assert verb.opened(config, Path()) == "engine"
+        assert ("one of 8 devices; ./launch/npu_eval.sh" in capsys.readouterr().err) == told
 
 
 def start(home, output, ranks, *arguments, **variables):
