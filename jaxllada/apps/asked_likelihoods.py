@@ -6,11 +6,10 @@ Masks are drawn by the number of the document in its task: `limit`, parts and th
 change no value, and the verb `score` finds the same ones for the same questions.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
-
-import numpy as np
 
 from jaxllada.apps.answers_kept import KeptAnswers, Record, key_of
 from jaxllada.apps.asked import Manner, Request
@@ -45,7 +44,7 @@ class _Asked:
         del settings["rows_per_call"]
         asked = [list(question.prompt), [list(o) for o in question.options], question.number]
         # A family of recipes holds millions of tokens at once: lists take nine times the room.
-        question = replace(question, prompt=np.array(question.prompt, np.int32))
+        question = replace(question, prompt=array("i", question.prompt))
         key = key_of("score", self.origin, asked, question.divisors, settings, is_cut)
         self._asks[key] = (question, config)
         if is_cut:
@@ -91,10 +90,6 @@ class _Asked:
                 " prompts, num_fewshot gives fewer examples"
             )
         return prompt[longest - most :], True
-
-    def _start(self, prompt: list[int]) -> list[int]:
-        """An autoregressive model predicts the first token from the end of another text."""
-        return prompt or ([self.tokenizer.eos_id] if self.model.is_causal else [])
 
     def answer(self, engine: Engine, requests: Sequence[Request]) -> dict[str, Record]:
         """See `Work.answer`."""
@@ -151,7 +146,7 @@ class Likelihoods(_Asked):
             keeps_blanks=self.manner.keeps_blanks,
         )
         where = f"task {task}, question {number}"
-        prompt, is_cut = self._fitting(self._start(tokens.prompt), tokens.options, where)
+        prompt, is_cut = self._fitting(tokens.prompt, tokens.options, where)
         divisors = None
         if config.stop_level:
             # Harnesses also rank by value per character, so that has to be decided as well.
@@ -196,7 +191,7 @@ class Rollings(_Asked):
         self._lay_out()
 
     def _windows(self, text: str, where: str) -> list[tuple[list[int], list[int]]]:
-        start = self._start(beginning(self.tokenizer, self.manner.add_bos))
+        start = beginning(self.tokenizer, self.manner.add_bos)
         tokens = self.tokenizer.encode(text)
         if not tokens:
             raise UserError(f"{where}: the text is empty")
