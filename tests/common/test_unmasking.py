@@ -15,6 +15,7 @@ from jaxllada.common.unmasking import (
     transfers,
     unmasking_plan,
 )
+from tests.selection_oracle import schedule
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,14 @@ def test_dllm_rounds_half_to_even(num_masks, steps, counts):
     np.testing.assert_array_equal(dllm_counts(num_masks, steps), counts)
 
 
+@pytest.mark.parametrize(("rule", "eps"), [("fixed:dllm", None), ("dream:entropy", 1e-3)])
+def test_halves_round_as_in_the_releases_whose_times_are_float32(rule, eps):
+    """Step by step; with exact times about half of these divisions would be others."""
+    for masks, steps in itertools.product(range(1, 24), range(2, 13)):
+        counts = dllm_counts(masks, steps) if eps is None else dream_counts(masks, steps, eps)
+        assert counts[counts > 0].tolist() == schedule(rule, masks, steps), (masks, steps)
+
+
 def test_dream_rounds_down_and_leaves_the_rest_to_the_last_step():
     np.testing.assert_array_equal(dream_counts(10, 4, 1e-3), [2, 2, 2, 4])
     assert dream_counts(512, 100, 1e-3).sum() == 512
@@ -118,6 +127,18 @@ def test_transfers_of_a_block_add_up_to_its_masks_without_gaps(selection):
     assert ((blocks > 0).sum(axis=2) <= 4).all()
     # Once a row has nothing to commit, it is done with the block.
     assert (np.diff((blocks > 0).astype(int), axis=2) <= 0).all()
+
+
+def test_every_block_of_a_row_takes_the_draws_of_its_own_places():
+    """A draw of 0.4998 is behind Dream's middle time of 1 - 0.5005, and before the linear one."""
+    tokens = np.array([[1, 1, 9, 9, 9, 9, 9, 1]])  # a prompt of two, five masks in two blocks
+    draws = np.array([[0.9, 0.1, 0.9, 0.2, 0.4998, 0.1]])
+    for selection, expected in (
+        ("fixed:dllm,stochastic=true", [1, 2, 0, 2, 0, 0]),
+        ("dream:origin", [1, 2, 0, 1, 1, 0]),
+    ):
+        config = SamplingConfig(steps=4, gen_length=6, block_length=3, selection=selection)
+        assert transfers(config, tokens, 9, 2, draws)[0, :6].tolist() == expected
 
 
 @pytest.mark.parametrize(("rule", "eps"), [(Fixed("dllm", True), 0.0), (Dream("origin"), 1e-3)])
