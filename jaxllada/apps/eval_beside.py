@@ -19,9 +19,9 @@ from jaxllada.apps.eval_tables import (
     number,
     plain_table,
     published_cell,
+    score_cell,
     settings,
     where,
-    with_error,
 )
 
 
@@ -76,7 +76,7 @@ def beside(evaluations: Sequence[Evaluation]) -> str:
     for row in rows_of(evaluations):
         cells = [row.run, row.task, row.metric, published_cell(row.published, row.harness)]
         for place, line in enumerate(row.lines):
-            cells.append("" if line is None else with_error(line.score, line.stderr))
+            cells.append("" if line is None else score_cell(line))
             if place:
                 cells.append(_difference(evaluations[0], evaluations[place], row, place))
         table.append(cells)
@@ -91,8 +91,9 @@ def _difference(first: Evaluation, other: Evaluation, row: Row, place: int) -> s
     error = difference_error(first, other, row)
     if error is None and None not in (ours.stderr, theirs.stderr):
         error = math.hypot(ours.stderr or 0, theirs.stderr or 0)
-    about = "" if error is None else f" \u00b1 {number(error)}"
-    return f"{theirs.score - ours.score:+.1f}{about}"
+    about = "" if error is None else f" \u00b1 {number(error, ours.is_share)}"
+    change = theirs.score - ours.score
+    return f"{'+' if change >= 0 else '-'}{number(abs(change), ours.is_share)}{about}"
 
 
 def difference_error(first: Evaluation, other: Evaluation, row: Row) -> float | None:

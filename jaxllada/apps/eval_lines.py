@@ -14,6 +14,7 @@ class Line(NamedTuple):
     metric: str
     score: float
     stderr: float | None
+    is_share: bool
     published: float | None
     harness: str
     """What computed `published` where that was not lm_eval."""
@@ -40,9 +41,8 @@ def lines_of(run: Run, *, every: bool = False) -> list[Line]:
             score = published.get("score") if is_main and len(run["shown"]) == 1 else None
             known = score, "" if score is None else _other_harness(published)
             counted = entry["documents"], entry["documents"] < entry["all_documents"]
-            found.append(
-                Line(run["name"], task, key, scale * value["value"], error, *known, *counted)
-            )
+            shown = scale * value["value"], error, value["is_share"]
+            found.append(Line(run["name"], task, key, *shown, *known, *counted))
     return found
 
 

@@ -19,20 +19,13 @@ def plot(evaluations: Sequence[Evaluation], out: Path) -> None:
 
     from jaxllada.common.figures import STYLE, save_figure
 
-    rows = [row for row in rows_of(evaluations) if _is_share(row, evaluations)]
+    rows = [
+        row for row in rows_of(evaluations) if any(line and line.is_share for line in row.lines)
+    ]
     if not rows:
         raise UserError(f"out={out}: no score in percent to draw")
     with matplotlib.rc_context(STYLE):
         save_figure(_figure(rows, evaluations), out)
-
-
-def _is_share(row: Row, evaluations: Sequence[Evaluation]) -> bool:
-    for evaluation in evaluations:
-        for run in evaluation.runs:
-            metric = run["results"].get(row.task, {}).get("metrics", {}).get(row.metric)
-            if run["name"] == row.run and metric is not None:
-                return metric["is_share"]
-    return False
 
 
 def _figure(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Any:

@@ -56,7 +56,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     published = published_cell(line.published, line.harness)
     difference = "" if line.published is None else f"{line.score - line.published:+.1f}"
     documents = f"{line.documents}*" if line.is_limited else str(line.documents)
-    score = with_error(line.score, line.stderr)
+    score = score_cell(line)
     return (line.run, line.task, line.metric, score, published, difference, documents)
 
 
@@ -64,17 +64,18 @@ def published_cell(score: float | None, harness: str) -> str:
     """The published score, with the harness where it was another."""
     if score is None:
         return ""
-    return f"{number(score)} ({harness})" if harness else number(score)
+    return f"{score:.1f} ({harness})" if harness else f"{score:.1f}"
 
 
-def number(value: float) -> str:
-    """One decimal for percent, more for what is small."""
-    return f"{value:.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
-
-
-def with_error(value: float, stderr: float | None) -> str:
+def score_cell(line: Line) -> str:
     """`69.4 +- 1.3`, with the sign."""
-    return number(value) if stderr is None else f"{number(value)} \u00b1 {number(stderr)}"
+    score = number(line.score, line.is_share)
+    return score if line.stderr is None else f"{score} \u00b1 {number(line.stderr, line.is_share)}"
+
+
+def number(value: float, is_share: bool) -> str:
+    """One decimal for percent, four digits for what may have any size."""
+    return f"{value:.1f}" if is_share else f"{value:.4g}"
 
 
 def _costs(run: Run) -> tuple[str, ...]:

@@ -166,7 +166,13 @@ def test_only_shares_are_percent(outcomes):
     }  # fmt: skip
     higher = {"acc": True, "word_perplexity": False, "bits_per_byte": False, "distance": False}
     outcome = {**outcomes[0], "results": {"sums": values}, "higher_is_better": {"sums": higher}}
-    lines = lines_of(_record(outcome, recipe=None, name="sums"))
+    run = _record(outcome, recipe=None, name="sums")
+    lines = lines_of(run)
+    cells = [row.split() for row in terminal([run]).splitlines() if row.startswith("sums  sums")]
+    assert {row[2]: row[3] for row in cells} == {
+        "acc,none": "50.0", "word_perplexity,none": "0.9", "bits_per_byte,none": "0.7",
+        "bleu,none": "0.4", "count,none": "3", "distance,none": "0.2",
+    }  # fmt: skip
     assert {line.metric: line.score for line in lines} == {
         "acc,none": 50, "word_perplexity,none": 0.9, "bits_per_byte,none": 0.7, "bleu,none": 0.4,
         "count,none": 3, "distance,none": 0.2,
