@@ -152,6 +152,14 @@ class TrainConfig(RowKeys):
     """A rollback multiplies the learning rate by this (LLaDA's own cure was 4e-4 to 1e-4)."""
     max_rollbacks: int = 3
     """Rollbacks after which the run gives up."""
+    loss_spike: Literal["ignore", "warn", "rollback"] = "warn"
+    """A loss that jumps but stays finite: ignore it, warn, or roll back as well (and only warn when
+    max_rollbacks are used up)."""
+    spike_sigma: float = 4.0
+    """A step is a spike when its masked tokens cost so many standard deviations more than tokens
+    at the same mask rates did lately."""
+    max_spiking_steps: int = 10
+    """Spikes in a row after which the run warns or rolls back."""
 
     def __post_init__(self) -> None:
         check_train(self)
@@ -185,6 +193,14 @@ class TrainConfig(RowKeys):
         if steps_per_epoch is None:
             raise UserError("max_steps=-1: a streaming run needs a number of steps")
         return max(1, math.ceil(self.num_train_epochs * steps_per_epoch))
+
+    def eval_interval(self, total: int, steps_per_epoch: float | None) -> int:
+        """Steps between evaluations of a run of `total` steps; 0: only at the ends."""
+        if self.eval_strategy == "no":
+            return 0
+        if self.eval_strategy == "epoch":
+            return max(1, round(steps_per_epoch or 0))
+        return interval(self.eval_steps, total)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain YAML values."""

@@ -8,7 +8,7 @@ from jaxllada.common.data.padding import trained_padding
 _AT_LEAST_ONE = (
     *("num_proc", "max_length", "per_device_train_batch_size", "per_device_eval_batch_size"),
     *("gradient_accumulation_steps", "logging_steps", "eval_mc", "r", "mesh_fsdp", "mesh_tensor"),
-    *("max_skipped_steps", "pad_to_multiple"),
+    *("max_skipped_steps", "max_spiking_steps", "pad_to_multiple"),
 )
 _NOT_NEGATIVE = (
     *("seed", "learning_rate", "warmup_steps", "adam_epsilon", "weight_decay", "max_grad_norm"),
@@ -37,6 +37,12 @@ def check_train(config: Any) -> None:
     must("seed", config.seed < 2**32, "below 2**32")
     must("time_epsilon", 0 < config.time_epsilon < 1, "above 0 and below 1")
     must("rollback_lr_factor", 0 < config.rollback_lr_factor <= 1, "above 0, at most 1")
+    must("spike_sigma", 0 < config.spike_sigma < math.inf, "above 0")
+    for key, default in (("spike_sigma", 4.0), ("max_spiking_steps", 10)):
+        is_used = config.loss_spike != "ignore" or getattr(config, key) == default
+        must(key, is_used, "left out beside loss_spike: ignore")
+    can_roll_back = config.max_rollbacks > 0 or config.loss_spike != "rollback"
+    must("max_rollbacks", can_roll_back, "above 0 beside loss_spike: rollback")
     for key in ("mesh_data", "num_processes"):
         must(key, getattr(config, key) == -1 or getattr(config, key) >= 1, "-1 or above 0")
     must("max_steps", config.max_steps == -1 or config.max_steps > 0, "-1 or above 0")

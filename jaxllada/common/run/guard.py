@@ -9,6 +9,11 @@ import dataclasses
 from typing import Any
 
 
+def is_sound(meta: dict[str, Any]) -> bool:
+    """Whether the run was in order when it saved a checkpoint with this meta data."""
+    return meta["skipped_in_a_row"] == 0 and not meta.get("spikes", {}).get("streak", 0)
+
+
 class TrainingDivergedError(RuntimeError):
     """The run stayed non-finite after as many rollbacks as `max_rollbacks` allows."""
 
@@ -33,9 +38,14 @@ class Guard:
         """Whether a run of skipped steps is long enough to give up on these weights."""
         return skipped_in_a_row >= self.max_skipped_steps
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is no rollback left."""
+        return self.rollbacks >= self.max_rollbacks
+
     def roll_back(self, step: int, restored: int) -> None:
         """Records a return from `step` to the checkpoint of step `restored`."""
-        if self.rollbacks >= self.max_rollbacks:
+        if self.is_spent:
             raise TrainingDivergedError(
                 f"step {step}: still not finite after {self.rollbacks} rollbacks with the learning "
                 f"rate scaled by {self.lr_scale:g}; look at the data around this step, lower "

@@ -15,12 +15,13 @@ from jaxllada.common.data.batches import Batch, prefetch
 from jaxllada.common.notices import warn
 from jaxllada.common.run.backend import Backend, Outcome, Task
 from jaxllada.common.run.evaluation import Evaluation
-from jaxllada.common.run.guard import Guard
+from jaxllada.common.run.guard import Guard, is_sound
 from jaxllada.common.run.metrics import StepMetrics
 from jaxllada.common.run.profiler import Profiler
 from jaxllada.common.run.run_folder import RunFolder, check_same, identity
 from jaxllada.common.run.run_log import RunLog, open_log
 from jaxllada.common.run.signals import StopSignal
+from jaxllada.common.run.spikes import SpikeWatch
 from jaxllada.common.schedule import learning_rate_schedule
 
 STEPS_AHEAD = 2
@@ -71,6 +72,9 @@ class _Run:
         self.guard = Guard(
             config.max_skipped_steps, config.rollback_lr_factor, config.max_rollbacks
         )
+        watches = config.loss_spike != "ignore"
+        limits = (config.spike_sigma, config.max_spiking_steps)
+        self.spikes = SpikeWatch(*limits, backend.fetch, is_on=watches)
         self.step = resume or 0
         self._go_to(resume)
 
@@ -85,6 +89,7 @@ class _Run:
         )
         if resume is not None:
             self.guard.load(meta["guard"])
+            self.spikes.load(meta.get("spikes", {}))
             self.log.load(meta["log"])
             self.log.tell(f"continuing after step {resume}")
         backend.begin(self.log.tell)
@@ -97,7 +102,8 @@ class _Run:
     def until_done(self, stop: StopSignal) -> Outcome:
         """The story of a run."""
         total, log_every = self.task.total_steps, self.config.logging_steps
-        eval_every, save_every = self._eval_interval(), interval(self.config.save_steps, total)
+        eval_every = self.config.eval_interval(total, self.task.source.steps_per_epoch)
+        save_every = interval(self.config.save_steps, total)
         sample_every = interval(self.config.sample_steps, total)
         if self.step == 0:
             self.log.tracking.log(self.task.baselines, 0)
@@ -111,10 +117,10 @@ class _Run:
         while self.step < total and not stopped:
             self.profiler.before(self.step)
             unseen.append(self._make_step(*next(batches)))
-            if len(unseen) > STEPS_AHEAD and self.guard.is_broken(int(unseen.popleft().skipped)):
+            if trouble := self._trouble(unseen):
                 batches.close()
                 unseen.clear()
-                self._roll_back()
+                self._roll_back(trouble)
                 batches = self._batches()
                 continue
             is_last = self.step == total
@@ -147,7 +153,20 @@ class _Run:
         self.log.take_off(self.backend.waited - before)
         self.step += 1
         self.log.add(self.step, metrics)
+        self.spikes.add(metrics)
         return metrics
+
+    def _trouble(self, unseen: collections.deque[StepMetrics]) -> str:
+        """Why the run has to go back, judged by all but the last steps; empty where it has not."""
+        if len(unseen) > STEPS_AHEAD and self.guard.is_broken(int(unseen.popleft().skipped)):
+            return f"{self.config.max_skipped_steps} steps in a row were not finite"
+        if not self.spikes.is_up(STEPS_AHEAD):
+            return ""
+        if self.config.loss_spike == "rollback" and not self.guard.is_spent:
+            return self.spikes.message()
+        self.log.warn("loss_spike", self.step, self.spikes.message())
+        self.spikes.forget()
+        return ""
 
     def _rate(self, step: int) -> float:
         return self.schedule(step) * self.guard.lr_scale
@@ -163,14 +182,6 @@ class _Run:
             self.task.source, self.step + offset, stop_step=self.task.total_steps + offset
         )
 
-    def _eval_interval(self) -> int:
-        """Steps between evaluations; 0: only at the ends."""
-        if self.config.eval_strategy == "no":
-            return 0
-        if self.config.eval_strategy == "epoch":
-            return max(1, round(self.task.source.steps_per_epoch or 0))
-        return interval(self.config.eval_steps, self.task.total_steps)
-
     def _evaluate(self) -> Evaluation | None:
         if self.task.evaluate is None or self.config.eval_strategy == "no":
             return None
@@ -185,6 +196,7 @@ class _Run:
             meta = {
                 "identity": self.identity,
                 "guard": self.guard.state(),
+                "spikes": self.spikes.state(),
                 "log": self.log.state(),
                 "run_id": self.run_id,
                 "skipped_in_a_row": self.backend.skipped,
@@ -204,28 +216,31 @@ class _Run:
                 self.folder.save_sample(self.step, page.text)
             self.log.samples(self.step, page)
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, trouble: str) -> None:
         """Returns to the last checkpoint before the trouble, or to the start.
 
         The learning rate is lower from there on, and the data goes on behind the bad batches.
         """
         self.checkpoints.wait()
         broken = self.step
-        target = self.checkpoints.latest(lambda meta: meta["skipped_in_a_row"] == 0)
+        target = self.checkpoints.latest(is_sound)
         self.guard.roll_back(broken, target or 0)
         self.step = target or 0
-        self.log.rollback(broken, self.step, **self.guard.state())
+        self.log.rollback(broken, self.step, reason=trouble, **self.guard.state())
         self._go_to(target)
         if target is None:
             self.log.load(RunLog.EMPTY)
+            self.spikes.forget()
         else:
-            self.log.load(self.checkpoints.meta(target)["log"])
+            meta = self.checkpoints.meta(target)
+            self.log.load(meta["log"])
+            self.spikes.load(meta.get("spikes", {}))
             # A crash before the next checkpoint must not forget the lower rate.
             self.checkpoints.update_meta(target, {"guard": self.guard.state()})
         self.checkpoints.set_aside_after(self.step)
         warn(
-            f"step {broken}: {self.config.max_skipped_steps} steps in a row were not finite; back "
-            f"to step {self.step}, learning rate times {self.guard.lr_scale:g}"
+            f"step {broken}: {trouble}; back to step {self.step}, learning rate times "
+            f"{self.guard.lr_scale:g}"
         )
 
     def _go_to(self, step: int | None) -> None:

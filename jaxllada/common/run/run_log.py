@@ -74,17 +74,18 @@ class RunLog:
         line |= {"tokens_per_second": fresh / seconds}
         self.tracking.log(line, step)
         self.progress.line(step, line)
-        self._alarm(step, self.alarm.look(line))
+        self.warn("eos_flood", step, self.alarm.look(line))
         self.restart_clock()
 
     def samples(self, step: int, page: Samples) -> None:
         """Gives a page of samples to the trackers; the run folder has its own copy."""
         self.tracking.text("sample", page.text, step)
-        self._alarm(step, self.alarm.hear(page))
+        self.warn("eos_flood", step, self.alarm.hear(page))
 
-    def _alarm(self, step: int, message: str | None) -> None:
+    def warn(self, event: str, step: int, message: str | None) -> None:
+        """Notes and prints what to look after; nothing where there is no message."""
         if message is not None:
-            self.tracking.log({"event": "eos_flood", "message": message}, step)
+            self.tracking.log({"event": event, "message": message}, step)
             self.tell(f"warning: step {step}: {message}")
 
     def evaluation(self, step: int, found: Evaluation) -> None:
