@@ -7,9 +7,12 @@ own (`jaxllada/tasks`), a YAML file, or a file of questions such as the verb `sc
 import contextlib
 import functools
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxllada.apps import task_index
 from jaxllada.apps.code_runs import own_code_eval
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
 OWN = Path(__file__).parents[1] / "tasks"
 QUESTIONS = (".jsonl", ".json")
-SEED = 0
-"""What lm_eval seeds `random` with; some tasks shuffle their options with it."""
+SEED, NUMPY_SEED = 0, 1234
+"""What lm_eval seeds `random` and NumPy with; some tasks shuffle their options with them."""
 
 
 def task_dict(
@@ -71,7 +74,7 @@ def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
     manager = task_manager()
     specs = [_spec(name, manager) for name in tasks]
     manager._factory = _factory(source)
-    state = random.getstate()
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         return manager.load(specs)
     except UserError:
@@ -80,6 +83,7 @@ def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
         raise UserError(f"tasks={','.join(tasks)}: {' '.join(str(error).split())}") from error
     finally:
         random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @functools.cache
@@ -145,12 +149,24 @@ def _factory(source: TaskSource) -> Any:
             return config
 
         def _build_task(self, entry: Any, overrides: Any) -> Any:
-            random.seed(SEED)
+            _begin_random()
             source.begin(entry.name)
             with making(entry.name, source.told), _for_code(entry):
                 return super()._build_task(entry, overrides)
 
     return Factory()
+
+
+def _begin_random() -> None:
+    """Random numbers begin anew, also those of generators that modules of tasks keep."""
+    random.seed(SEED)
+    np.random.seed(NUMPY_SEED)  # noqa: NPY002
+    kinds = (random.Random, np.random.Generator, np.random.RandomState)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("lm_eval.tasks."):
+            kept = [value for value in vars(module).values() if isinstance(value, kinds)]
+            if kept:
+                del sys.modules[name]  # it is read again for the next task
 
 
 def _for_code(entry: Any) -> contextlib.AbstractContextManager[None]:

@@ -234,6 +234,38 @@ TASKS: dict[str, Known] = {
     ),
     "ifeval": Known("google/IFEval", None, {"train": IFEVAL}, lambda _: "none at all"),
 }
+PRO = [
+    {
+        "question_id": i,
+        "question": f"{category} {i}?",
+        "options": [f"{letter} of ten" for letter in "abcdefghij"],
+        "answer": "ABCDEFGHIJ"[i],
+        "answer_index": i,
+        "cot_content": f"A: Let's think step by step. The answer is ({'ABCDEFGHIJ'[i]}).",
+        "category": category,
+        "src": "made",
+    }
+    for i in range(6)
+    for category in ("math", "law")
+]
+TASKS |= {
+    # The same data asked in other ways, as the instruct models are.
+    "mmlu_anatomy_generative": TASKS["mmlu_anatomy"]._replace(right=_mmlu_right),
+    "mmlu_pro_math": Known(
+        "TIGER-Lab/MMLU-Pro",
+        None,
+        {"test": PRO, "validation": PRO[:10]},
+        lambda row: f"So the answer is ({row['answer']}).",
+    ),
+    "gsm8k_cot": TASKS["gsm8k"]._replace(
+        right=lambda row: f"The answer is {row['answer'].split()[-1]}."
+    ),
+    "gpqa_main_n_shot": TASKS["gpqa_main_zeroshot"],
+    "arc_challenge_chat": TASKS["arc_challenge"]._replace(right=lambda row: row["answerKey"]),
+    "humaneval_instruct": TASKS["humaneval"],
+    # Its scoring takes a word right behind the opening ``` for the name of the language.
+    "mbpp_instruct": TASKS["mbpp"]._replace(right=lambda row: f"\n{row['code']}\n```"),
+}
 NEEDS = {
     "minerva_math_algebra": ("math_verify", "antlr4"),
     "ifeval": ("langdetect", "immutabledict", "nltk"),
