@@ -52,8 +52,9 @@ def _built(name: str, compiler: str) -> Path:
     import jax
 
     source = SOURCES / f"{name}.cc"
+    read = [path.read_bytes() for path in (source, *sorted(SOURCES.glob("*.h")))]
     # A home directory may be shared by machines: the name says what a file was built for.
-    origin = (source.read_bytes(), compiler.encode(), jax.__version__.encode(), _cpu())
+    origin = (*read, compiler.encode(), jax.__version__.encode(), _cpu())
     digest = hashlib.sha256(b"\0".join(origin)).hexdigest()[:16]
     cache = os.environ.get("JAXLLADA_CACHE") or Path.home() / ".cache" / "jaxllada"
     home = Path(cache) / "native"

@@ -1,0 +1,138 @@
+// Products of a few rows of the vocabulary with all hidden rows. Vectors lie along the hidden rows:
+// each is a lane, so nothing is summed across lanes. The next rows are fetched from memory meanwhile.
+//
+// Letters: N hidden rows, padded to whole vectors; D model width.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE = 12;  // 12 x 2 sums, 2 inputs: of 32 registers
+#elif defined(__AVX__)
+constexpr int LANES = 8, TILE = 6;  // 6 x 2 sums, 2 inputs, a factor: of 16 registers
+#else
+constexpr int LANES = 4, TILE = 12;
+#endif
+constexpr int64_t LINE = 64;     // bytes of a cache line
+
+typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+inline Vec at(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+
+// float32: TILE rows of the vocabulary at a time.
+struct Float32 {
+  using Weight = float;
+  static constexpr int ROWS = TILE;
+  std::vector<float> hidden;  // [D, padded N]
+  int64_t d, n;
+
+  Float32(const float* x, int64_t rows, int64_t d) : d(d), n((rows + LANES - 1) / LANES * LANES) {
+    hidden.assign(d * n, 0.0f);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < d; ++k) hidden[k * n + i] = x[i * d + k];
+  }
+
+  struct Thread {};
+
+  template <int rows, int vectors>
+  void columns(const float* w, const char* next, int64_t first, float* block) const {
+    Vec sums[rows][vectors] = {};
+    for (int64_t k = 0; k < d; ++k) {
+      if (next && k % (LINE / 4) < rows)  // a line of one of the next rows in every step
+        __builtin_prefetch(next + (k % (LINE / 4) * d + k / (LINE / 4) * (LINE / 4)) * 4, 0, 2);
+      const float* x = &hidden[k * n + first];
+      for (int v = 0; v < rows; ++v)
+        for (int i = 0; i < vectors; ++i) sums[v][i] += w[v * d + k] * at(x + i * LANES);
+    }
+    for (int v = 0; v < rows; ++v)
+      for (int i = 0; i < vectors; ++i)
+        std::memcpy(block + v * n + first + i * LANES, &sums[v][i], sizeof(Vec));
+  }
+
+  template <int rows>
+  void product(const float* w, const char* next, float* block) const {
+    int64_t first = 0;
+    for (; first + 2 * LANES <= n; first += 2 * LANES)
+      columns<rows, 2>(w, first ? nullptr : next, first, block);
+    if (first < n) columns<rows, 1>(w, first ? nullptr : next, first, block);
+  }
+
+  void multiply(const float* w, int64_t rows, const char* next, float* block) const {
+    if (rows == ROWS) return product<ROWS>(w, next, block);
+    for (int64_t v = 0; v < rows; ++v) product<1>(w + v * d, nullptr, block + v * n);
+  }
+};
+
+#if defined(__AMX_BF16__)
+// bfloat16 on Intel's matrix unit: 32 rows of the vocabulary with 32 hidden rows at a time.
+struct BFloat16 {
+  using Weight = uint16_t;
+  static constexpr int ROWS = 32;
+  std::vector<uint16_t> hidden;  // [D / 2, padded N, 2]
+  int64_t d, n;
+
+  BFloat16(const uint16_t* x, int64_t rows, int64_t d) : d(d), n((rows + 15) / 16 * 16) {
+    hidden.assign(d * n, 0);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < d; ++k) hidden[(k / 2 * n + i) * 2 + k % 2] = x[i * d + k];
+  }
+
+  struct Thread {  // all eight tiles are 16 rows of 64 bytes
+    Thread() {
+      alignas(64) uint8_t config[64] = {1};
+      for (int i = 0; i < 8; ++i) config[16 + 2 * i] = 64, config[48 + i] = 16;
+      _tile_loadconfig(config);
+    }
+    ~Thread() { _tile_release(); }
+  };
+
+  template <bool is_wide>
+  void columns(const uint16_t* w, const char* next, int64_t first, float* block) const {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < d; k += 32) {
+      if (next)
+        for (int v = 0; v < ROWS; ++v) __builtin_prefetch(next + (v * d + k) * 2, 0, 2);
+      const uint16_t* x = &hidden[k * n + first * 2];
+      _tile_loadd(4, w + k, d * 2);
+      _tile_loadd(5, w + 16 * d + k, d * 2);
+      _tile_loadd(6, x, n * 4);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 5, 6);
+      if (is_wide) {
+        _tile_loadd(7, x + 32, n * 4);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    _tile_stored(0, block + first, n * 4);
+    _tile_stored(1, block + 16 * n + first, n * 4);
+    if (is_wide) {
+      _tile_stored(2, block + first + 16, n * 4);
+      _tile_stored(3, block + 16 * n + first + 16, n * 4);
+    }
+  }
+
+  void multiply(const uint16_t* w, int64_t rows, const char* next, float* block) const {
+    std::vector<uint16_t> padded;
+    if (rows < ROWS) {  // the last rows of the vocabulary
+      padded.assign(ROWS * d, 0);
+      std::copy(w, w + rows * d, padded.begin());
+      w = padded.data();
+    }
+    int64_t first = 0;
+    for (; first + 32 <= n; first += 32) columns<true>(w, first ? nullptr : next, first, block);
+    if (first < n) columns<false>(w, first ? nullptr : next, first, block);
+  }
+};
+#endif
