@@ -8,7 +8,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -43,6 +45,35 @@ SHARED = {
     "sample_length": 0, "compile_cache_dir": "none", "lora": True, "r": 4, "lora_alpha": 8,
     "lora_dropout": 0, "save_best": False,
 }  # fmt: skip
+LONG = (
+    "--max_steps", "12", "--save_steps", "4", "--lora_dropout", "0.2", "--ema_decay", "0.9"
+)  # fmt: skip
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jaxllada.common.run import checkpoints, metrics
+backend, moment, *words = sys.argv[1:]
+calls = []
+
+def dying(call, is_time):
+    def wrapped(*arguments):
+        calls.append(arguments)
+        if is_time(arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+    return wrapped
+
+if moment == "writing":
+    is_time = lambda arguments: Path(arguments[0]).name == "8"
+    checkpoints.write_manifest = dying(checkpoints.write_manifest, is_time)
+else:
+    metrics.Window.add = dying(metrics.Window.add, lambda _: len(calls) == 10)
+if backend == "jax":
+    from jaxllada.__main__ import main
+    sys.exit(main(words))
+from npu_backend.__main__ import main
+sys.exit(main([*words, "--device", "cpu"]))
+"""
 ON_SIMULATED_NPU = """
 import sys
 import tests.ascend_sim.ascend_sim
@@ -156,24 +187,34 @@ def test_a_run_is_opened_with_its_base_by_either_package(runs, home):
         load(runs["jax"], adapter=runs["torch"])
 
 
+@pytest.fixture(scope="module")
+def whole(home):
+    """Runs of 12 steps that nothing stopped, by backend."""
+    return {backend: train(backend, home, home / f"whole-{backend}", *LONG) for backend in MAINS}
+
+
 @BOTH
-@pytest.mark.parametrize("killed_at", [4, 8])
-def test_a_killed_run_goes_on_to_the_same_bits(home, tmp_path, backend, killed_at):
-    """With dropout and an average: they, the moments and the data go on as if nothing was."""
-    words = ("--max_steps", 12, "--save_steps", 4, "--lora_dropout", 0.2, "--ema_decay", 0.9)
-    whole = train(backend, home, tmp_path / "whole", *words)
-    broken = tmp_path / "broken"
-    shutil.copytree(whole, broken)
-    for step in (4, 8, 12):
-        if step > killed_at:  # the next one was being written
-            (broken / "checkpoints" / str(step) / "manifest.json").unlink()
-    train(backend, home, broken, *words, "--resume", "auto")
-    expected, got = factors(whole, 12), factors(broken, 12)
+@pytest.mark.parametrize("moment", ["writing", "step"])
+def test_a_killed_run_goes_on_to_the_same_bits(whole, home, tmp_path, backend, moment):
+    """With dropout and an average: they, the moments and the data go on as if nothing was.
+
+    SIGKILL comes with the arrays of step 8 written and its manifest not, or within step 10.
+    """
+    broken, words = tmp_path / "broken", ("pretrain", home / "lora.yaml", *LONG)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, backend, moment, *words, "--output_dir", broken],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
+    folders = {path.parent.name for path in (broken / "checkpoints").glob("*/manifest.json")}
+    assert folders == ({"4"} if moment == "writing" else {"4", "8"})
+    train(backend, home, broken, *LONG, "--resume", "auto")
+    expected, got = factors(whole[backend], 12), factors(broken, 12)
     for name, value in expected.items():
         np.testing.assert_array_equal(got[name], value)
-    assert np.abs(factors(whole, 8)[name] - expected[name]).max() > 0
-    assert call(backend, "pretrain", home / "lora.yaml", "--output_dir", broken, *words,
-                "--resume", "auto", "--r", 8) == 2  # fmt: skip
+    assert np.abs(factors(whole[backend], 8)[name] - expected[name]).max() > 0
+    assert column(broken, "loss").tolist() == column(whole[backend], "loss").tolist()
+    assert call(backend, *words, "--output_dir", broken, "--resume", "auto", "--r", 8) == 2
 
 
 @BOTH
