@@ -58,6 +58,8 @@ class Work(Protocol):
     """Those that are answered together; no key twice."""
     keys: list[tuple[str, ...]]
     """For every instance of the harness, the answers that its result is made of."""
+    seconds: float
+    """Time that `answer` took for these requests in this process."""
 
     def answer(self, engine: Engine, requests: Sequence[Request]) -> dict[str, Record]:
         """Asks the engine; one record for each request."""
@@ -81,7 +83,9 @@ def answer(
             # An equal request may have been answered since, for another task.
             requests = [request for request in requests if request.key not in kept]
             if requests:
+                begun = time.perf_counter()
                 kept.add(work.answer(engine, requests))
+                work.seconds += time.perf_counter() - begun
             progress.add(len(requests))
 
 

@@ -35,6 +35,7 @@ class _Asked:
     def __init__(self, tokenizer: Tokenizer, model: ModelConfig, manner: Manner, origin: str):
         self.tokenizer, self.model, self.manner, self.origin = tokenizer, model, manner, origin
         self.keys: list[tuple[str, ...]] = []
+        self.seconds = 0.0
         self.groups: list[list[Request]] = []
         self._asks: dict[str, tuple[Question, LikelihoodConfig]] = {}
         self._cut: set[str] = set()

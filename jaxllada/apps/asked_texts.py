@@ -91,6 +91,7 @@ class Texts:
     ):
         self.tokenizer, self.model, self.manner = tokenizer, model, manner
         self.keys: list[tuple[str, ...]] = []
+        self.seconds = 0.0
         self.settings: dict[str, tuple[SamplingConfig, tuple[str, ...]]] = {}
         """The sampler's options and the stop texts of each task."""
         self._known: dict[str, tuple[SamplingConfig, tuple[str, ...]]] = {}

@@ -5,6 +5,7 @@ scores. Tables go to stdout, everything else to stderr.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -66,21 +67,22 @@ def run(config: EvalOptions, backend: Backend) -> int:
     loaded = [load(job, config, tokenizer, origin.config, name) for job in jobs]
     if not config.output:
         notice("output is not given: results are printed only, and a run that is cut is lost")
-    begun, found = time.perf_counter(), {}
-    kept = _kept(config, part)
+    found, kept = {}, _kept(config, part)
     works = [work for one in loaded for work in one.works.values()]
     for one in loaded:
         keys = {key for work in one.works.values() for several in work.keys for key in several}
         found[one.job.name] = sum(key in kept for key in keys)
     folder = Path(config.output)
     presence = None if part.is_whole else Presence(folder, part)
+    engine = None
     try:
         with presence or contextlib.nullcontext():
             if part.index in missing(works, kept, part.count):
                 engine = backend.open_engine(config, origin.folder)
                 answer(works, engine, kept, part)
-            if presence is not None and part.scores:
-                presence.wait(lambda: missing(works, kept, part.count))
+            left = functools.partial(missing, works, kept, part.count)
+            if presence is not None and part.scores and not presence.wait(left):
+                answer(works, engine or backend.open_engine(config, origin.folder), kept)
     except PartFailed as error:
         notice(f"error: {error}; the same command again goes on from the answers")
         return 1
@@ -97,8 +99,10 @@ def run(config: EvalOptions, backend: Backend) -> int:
     about = {"model": config.model_name_or_path, "adapter": config.adapter, "weights": print_of}
     runs = []
     for one in loaded:
+        begun = time.perf_counter()
         outcome = _scored(one, kept, config)
-        runs.append(_record(one, outcome, kept, config, about, surroundings, found, begun))
+        seconds = time.perf_counter() - begun + sum(w.seconds for w in one.works.values())
+        runs.append(_record(one, outcome, kept, config, about, surroundings, found, seconds))
         if config.output:
             write_run(folder, runs[-1], outcome["samples"])
     print(terminal(runs))
@@ -184,10 +188,9 @@ def _record(
     about: Mapping[str, Any],
     surroundings: Mapping[str, Any],
     found: Mapping[str, int],
-    begun: float,
+    seconds: float,
 ) -> Run:
     job = loaded.job
-    seconds = time.perf_counter() - begun
     return record(
         outcome,
         outcome["samples"],

@@ -7,7 +7,6 @@ is read.
 import contextlib
 import functools
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from jaxllada.apps.asked import Manner, Work
 from jaxllada.apps.asked_texts import Texts, told_settings
+from jaxllada.apps.eval_checks import check_task
 from jaxllada.apps.eval_keys import EvalOptions
 from jaxllada.apps.harness import templated, works_of
 from jaxllada.apps.local_tasks import task_dict
@@ -30,8 +30,6 @@ from jaxllada.common.tokenizer import Tokenizer
 
 NUMPY_SEED = 1234
 """What lm_eval seeds NumPy with before it loads tasks."""
-RANKINGS = {"acc", "acc_norm", "acc_bytes", "f1", "mcc"}
-"""Metrics that ask only which option is best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +159,10 @@ def load(
         tasks = task_dict(job.tasks, data=options.data, num_fewshot=job.num_fewshot)
         instances: dict[str, list[Any]] = {}
         for name, task in tasks["tasks"].items():
-            _check(name, task, job, options)
+            check_task(
+                name, task, job.num_fewshot, job.manner.likelihood, options.confirm_run_unsafe_code
+            )
+            _set_examples(task, job.num_fewshot)
             _build(task, job, options, tokenizer)
             for instance in task.instances:
                 several = instances.setdefault(instance.request_type, [])
@@ -205,44 +206,12 @@ def _build(task: Any, job: Job, options: EvalOptions, tokenizer: Tokenizer) -> N
     task.build_all_requests = lambda **_: None
 
 
-def _check(name: str, task: Any, job: Job, options: EvalOptions) -> None:
-    """Refuses what a task and the settings cannot have together; sets the number of examples."""
-    own = task.config.num_fewshot
-    if own == 0 and job.num_fewshot:
-        raise UserError(
-            f"num_fewshot={job.num_fewshot}: task {name} takes none, by its own definition (its"
-            " prompt is fixed); leave num_fewshot out"
-        )
-    if job.num_fewshot is not None:
-        task.set_config(key="num_fewshot", value=job.num_fewshot)
-    elif own is None:
+def _set_examples(task: Any, num_fewshot: int | None) -> None:
+    """Those that are asked for, else the task's own, else none."""
+    if num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    elif task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0)
-    if getattr(task, "UNSAFE_CODE", False):
-        if not options.confirm_run_unsafe_code:
-            raise UserError(
-                f"task {name} runs the code that the model writes on this machine:"
-                " confirm_run_unsafe_code=true allows it, best in a container"
-            )
-        os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")
-    if getattr(task, "MULTIMODAL", False):
-        raise UserError(f"task {name} shows pictures or sound, which this model cannot read")
-    metrics, estimate = set(getattr(task, "_metric_fn_list", ())), job.manner.likelihood
-    needed = {"loglikelihood": "acc", "multiple_choice": "exact_match"}.get(task.OUTPUT_TYPE)
-    judges = callable(task.config.process_results)
-    if needed in metrics and not judges and not estimate.greedy_check:
-        raise UserError(
-            f"greedy_check=false with task {name}: its metric {needed} asks whether greedy decoding"
-            " gives the answer; set greedy_check=true"
-        )
-    others = sorted(metrics - RANKINGS)
-    if estimate.stop_level and task.OUTPUT_TYPE == "multiple_choice":
-        if judges:
-            others = ["process_results"]
-        if others:
-            raise UserError(
-                f"stop_level={estimate.stop_level} with task {name}: {others[0]} asks for more than"
-                " which option is best; use stop_level=0"
-            )
 
 
 @contextlib.contextmanager

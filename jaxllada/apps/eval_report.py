@@ -56,7 +56,7 @@ class Cost:
     scoring_seconds: float = 0.0
     """Seconds of the likelihoods, summed over processes."""
     wall_seconds: float = 0.0
-    """Seconds of this process from the first request to the last score."""
+    """Seconds that this process answered and scored."""
 
     @property
     def tokens_per_call(self) -> float | None:

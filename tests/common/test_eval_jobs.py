@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxllada.apps.eval_jobs import _check, jobs_of, name_of
+from jaxllada.apps.eval_checks import check_task
+from jaxllada.apps.eval_jobs import _set_examples, jobs_of, name_of
 from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.recipes import recipe
 from jaxllada.common.errors import UserError
 
@@ -97,15 +99,14 @@ def task(kind="multiple_choice", metrics=("acc",), judges=None, shots=None, **ot
     return found
 
 
-def check(found, **keys):
-    given = options(tasks=("t",), **keys)
-    _check("t", found, *jobs_of(given), given)
+def check(found, *, num_fewshot=None, confirm_run_unsafe_code=False, **keys):
+    check_task("t", found, num_fewshot, LikelihoodConfig(**keys), confirm_run_unsafe_code)
 
 
 def test_examples_are_those_given_then_the_tasks_then_none():
     for own, given, expected in ((None, None, 0), (5, None, 5), (5, 2, 2), (None, 2, 2), (5, 0, 0)):
         found = task(shots=own)
-        check(found, num_fewshot=given)
+        _set_examples(found, given)
         assert found.config.num_fewshot == expected
 
 
