@@ -32,6 +32,8 @@ options="nproc nnodes node_rank master_addr master_port restarts grace log_dir"
 output_key=output
 default_grace=10
 goes_on="the same command"
+# Tasks that walk through a set ask the same in every process.
+default PYTHONHASHSEED 0
 talks=
 
 . "$ROOT/launch/ranks.sh"

@@ -18,13 +18,15 @@ from typing import Any
 
 from jaxllada.apps.ranks import Part
 from jaxllada.common.errors import UserError
-from jaxllada.common.notices import notice
+from jaxllada.common.notices import notice, warn
 
 BEAT = 5.0
 """Seconds between two signs of life."""
 PATIENCE = 600.0
 """Seconds of silence after which a process counts as lost; the first sign comes before the model is
 read, and a shared folder may show a new file only after a minute."""
+SETTLE = 90.0
+"""Seconds until the last answers of a process that is done have to be seen in a shared folder."""
 TELL = 60.0
 """Seconds between two lines about what is missing."""
 
@@ -82,23 +84,31 @@ class Presence:
         *,
         poll: float = 2.0,
         patience: float = PATIENCE,
-    ) -> None:
-        """Returns when `missing`, the number of open answers by part, is empty.
+        settle: float = SETTLE,
+    ) -> bool:
+        """Waits until `missing`, the number of open answers by part, is empty; then returns True.
+
+        Returns False, with a warning, where the parts that owe answers are done without them: their
+        prompts were others, as a task may draw its own, and this process has to answer the rest.
 
         Raises:
             PartFailed: a part that owes answers has failed, or gave no sign for `patience` seconds.
         """
         seen = dict(self.before)
         heard = dict.fromkeys(range(self.part.count), time.monotonic())
-        told = 0.0
+        told = -TELL
         while open_answers := missing():
             now = time.monotonic()
             for index, state in _states(self._folder, self.part.count).items():
                 if state != seen.get(index):
                     seen[index], heard[index] = state, now
+            spent = 0
             for index in sorted(open_answers):
                 state = seen.get(index, {})
                 is_new = state != self.before.get(index)
+                if is_new and state.get("state") == "done":
+                    spent += now - heard[index] > settle
+                    continue
                 if is_new and state.get("state") == "failed":
                     raise PartFailed(f"{self._named(index, state)} failed: {state.get('error')}")
                 if now - heard[index] > patience:
@@ -106,16 +116,24 @@ class Presence:
                         f"{self._named(index, state)} gave no sign of life for"
                         f" {now - heard[index]:.0f} s and owes {open_answers[index]} answers"
                     )
+            if spent == len(open_answers):
+                warn(
+                    f"{sum(open_answers.values())} answers are missing though their parts are done:"
+                    " a task makes other prompts in every process; they are answered here"
+                )
+                return False
             if now - told > TELL:
                 told = now
                 owed = ", ".join(f"{n} of part {i}" for i, n in sorted(open_answers.items()))
                 notice(f"waiting for {sum(open_answers.values())} answers: {owed}")
             time.sleep(poll)
+        return True
 
     def _named(self, index: int, state: Mapping[str, Any]) -> str:
         name = f"part {index}/{self.part.count}"
         if not state:
-            return f"{name} (never started in {self._folder.parent})"
+            where = self._folder.parent
+            return f"{name} (no sign of it in {where}; do all machines see that folder?)"
         return f"{name} (process {state.get('process')} on {state.get('host')})"
 
     def _renew(self) -> None:

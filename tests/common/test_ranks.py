@@ -67,14 +67,14 @@ def test_every_group_belongs_to_one_part_and_one_process_scores():
 
 def waits(tmp_path, missing, **keys):
     with Presence(tmp_path, Part(0, 3, is_together=True), beat=0.01) as presence:
-        presence.wait(missing, **{"poll": 0.01, "patience": 20, **keys})
+        return presence.wait(missing, **{"poll": 0.01, "patience": 20, **keys})
 
 
 def test_the_wait_ends_with_the_last_answer_whatever_earlier_runs_left_behind(tmp_path):
     with pytest.raises(ZeroDivisionError), Presence(tmp_path, Part(1, 3)):
         _ = 1 / 0
     left = [{1: 2, 2: 1}, {1: 2}, {}]
-    waits(tmp_path, lambda: left.pop(0))
+    assert waits(tmp_path, lambda: left.pop(0))
     assert left == []
 
 
@@ -92,8 +92,24 @@ def test_a_part_that_fails_is_named_with_its_reason(tmp_path):
         waits(tmp_path, missing)
 
 
+def test_what_a_part_that_is_done_still_owes_is_left_to_the_one_that_scores(tmp_path, capsys):
+    asked = 0
+
+    def missing():
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            with Presence(tmp_path, Part(1, 3)):
+                pass
+        return {1: 5, 2: 1} if asked < 20 else {1: 5}
+
+    assert not waits(tmp_path, missing, settle=0.05)
+    assert asked >= 20  # part 2 was given its time
+    assert "5 answers are missing though their parts are done" in capsys.readouterr().err
+
+
 def test_a_part_that_was_killed_or_never_came_is_named(tmp_path):
-    with pytest.raises(PartFailed, match=r"part 1/3 \(never started in .*owes 5 answers"):
+    with pytest.raises(PartFailed, match=r"part 1/3 \(no sign of it in .*owes 5 answers"):
         waits(tmp_path, lambda: {1: 5}, patience=0.05)
     program = (
         "import sys, time; from pathlib import Path\n"

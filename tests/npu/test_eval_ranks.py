@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jaxllada.apps.presence import Presence
 from npu_backend.__main__ import main
 from npu_backend.commands import eval as verb
 from npu_backend.commands.launched import EXIT_FILE
@@ -43,8 +44,17 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As ranks have it: sums come in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def home(folder, tmp_path_factory):  # noqa: F811
+def home(one_thread, folder, tmp_path_factory):  # noqa: F811
     """A model, a task that compares options, one that generates, and what one process finds."""
     home = tmp_path_factory.mktemp("home")
     asked = [f"the {WORDS[i % 13]} {WORDS[i % 11]} {i}" for i in range(66)]
@@ -62,10 +72,7 @@ def home(folder, tmp_path_factory):  # noqa: F811
         "--mc_num", "1", "--gen_length", "16", "--steps", "8", "--batch_size", "1",
         "--temperature", "0.7",
     ]))  # fmt: skip
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as ranks have it: sums in the same order
     assert main(["eval", *words_of(home), "--output", str(home / "whole")]) == 0
-    torch.set_num_threads(threads)
     return home
 
 
@@ -88,14 +95,11 @@ def answers(output):
 
 
 def test_parts_leave_nothing_to_answer_for_the_run_that_scores(home, tmp_path, monkeypatch, capsys):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     words = ["eval", *words_of(home), "--output", str(tmp_path)]
     for part in ("1/2", "0/2"):
         assert main([*words, "--part", part]) == 0
         assert not (tmp_path / "results.json").exists()
         assert f"part {part} is answered" in capsys.readouterr().err
-    torch.set_num_threads(threads)
     assert sorted(answers(tmp_path)) == sorted(answers(home / "whole"))
     sizes = [sum(1 for _ in path.open()) for path in (tmp_path / "answers").iterdir()]
     assert min(sizes) > 5  # some of both tasks
@@ -105,6 +109,14 @@ def test_parts_leave_nothing_to_answer_for_the_run_that_scores(home, tmp_path, m
 
     monkeypatch.setattr(verb, "open_engine", refused)
     assert main(words) == 0
+    assert found(tmp_path) == found(home / "whole")
+
+
+def test_the_rank_that_scores_answers_what_no_other_did(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(Presence, "wait", lambda *_: False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["eval", *words_of(home), "--output", str(tmp_path)]) == 0
     assert found(tmp_path) == found(home / "whole")
 
 
@@ -171,7 +183,8 @@ def test_two_ranks_give_the_results_of_one_though_one_was_killed(home, tmp_path)
     out, told = process.communicate(timeout=240)
     assert process.returncode == 0, out[-3000:] + told[-6000:]
     assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in told
-    assert "answers were kept by an earlier run" in told
+    (log,) = (output / "logs").glob("*/attempt_1/1/stderr.log")
+    assert "answers were kept by an earlier run" in log.read_text()
     assert mine.read_text().startswith(kept)
     assert sorted(answers(output)) == sorted(answers(home / "whole"))  # and nothing asked twice
     assert found(output) == found(home / "whole")
