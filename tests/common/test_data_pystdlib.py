@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from jaxllada.common.data import pystdlib, pystdlib_pairs
+from jaxllada.common.data import pystdlib, pystdlib_pairs, pystdlib_texts
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_another_process_reads_the_same_text(both):
 
 
 def test_titles_read_like_calls():
-    titles = [t for t, _ in pystdlib._members("math", __import__("math"))]
+    titles = [t for t, _ in pystdlib_texts.members("math", __import__("math"))]
     assert "math.acos(x, /)" in titles
-    builtin = [t for t, _ in pystdlib._members("builtins", __import__("builtins"))]
+    builtin = [t for t, _ in pystdlib_texts.members("builtins", __import__("builtins"))]
     assert "str.isalpha()" in builtin
     assert "len(obj, /)" in builtin
 
@@ -104,6 +104,6 @@ def test_pairs_ask_for_functions_and_answer_with_what_they_do():
 def test_pairs_of_a_module_are_on_the_side_of_its_text():
     sides = {split: {d.group for d in pystdlib.documents(split)} for split in ("train", "test")}
     for split, other in (("train", "test"), ("test", "train")):
-        groups = {pystdlib.group_of(pair.module) for pair in pystdlib_pairs.pairs(split)}
+        groups = {pystdlib_texts.group_of(pair.module) for pair in pystdlib_pairs.pairs(split)}
         assert groups <= sides[split]
         assert not groups & sides[other]

@@ -12,7 +12,8 @@ from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
-from jaxllada.common.weights.card import checkpoint_of, model_card
+from jaxllada.common.weights.card import model_card
+from jaxllada.common.weights.card_run import checkpoint_of
 from jaxllada.common.weights.folder import AUTO_MAP, REMOTE, complete_folder, config_json
 from jaxllada.common.weights.layouts import LLADA, LLAMA
 from jaxllada.common.weights.side_files import copy_side_files

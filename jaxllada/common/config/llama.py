@@ -18,13 +18,13 @@ from jaxllada.common.config.family import (
     LLAMA_KEY,
     family_of,
 )
+from jaxllada.common.config.llama_fields import ACTIVATIONS, activation, integer, number, rope_theta
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 
 VISION = ("vision_tower.", "mm_projector.", "image_newline")
 """Parts of LLaDA-V's tensor names that are not its language model."""
 
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu"}
 _EPS = 1e-5  # of LayerNorm, the only one the released class has
 _REQUIRED = (
     "hidden_size",
@@ -170,31 +170,6 @@ def _biases(values: Mapping[str, Any], tied: bool) -> dict[str, Any]:
     return {"include_bias": both["mlp_bias"], "include_qkv_bias": False}
 
 
-def activation(values: Mapping[str, Any]) -> str:
-    """Activation of the feed-forward part, as `ModelConfig` names it."""
-    found = values.get("hidden_act", "silu")
-    if found not in _ACTIVATIONS:
-        raise UserError(f"hidden_act={found!r} is not supported: use silu, relu or gelu")
-    return _ACTIVATIONS[found]
-
-
-def rope_theta(values: Mapping[str, Any]) -> float:
-    """Base of the angles; newer files say it in `rope_parameters` beside the kind of scaling."""
-    theta: Any = values.get("rope_theta")
-    for key in ("rope_scaling", "rope_parameters"):
-        rules = values.get(key)
-        if rules is None:
-            continue
-        if not isinstance(rules, Mapping):
-            raise UserError(f"{key}={rules!r}: expected null or an object")
-        kind = rules.get("rope_type", rules.get("type", "default"))
-        partial = rules.get("partial_rotary_factor", 1)
-        if (kind != "default" and rules.get("factor") != 1) or partial != 1:
-            raise UserError(f"{key}={dict(rules)} is not supported: use null or the default kind")
-        theta = rules.get("rope_theta", theta)
-    return number({"rope_theta": theta}, "rope_theta", 10000.0)
-
-
 def _plain(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a model that has never been anything but a Llama."""
     c = config
@@ -233,7 +208,7 @@ def _check(config: ModelConfig) -> None:
     own_norm = c.layer_norm_type == "default" and kept.get("layer_norm_eps") is not None
     wrong = {
         "block_type": c.block_type != "llama",
-        "activation_type": c.activation_type not in _ACTIVATIONS.values(),
+        "activation_type": c.activation_type not in ACTIVATIONS.values(),
         "attention_layer_norm": c.attention_layer_norm,
         "layer_norm_type": c.layer_norm_type != "rms" and not own_norm,
         "layer_norm_with_affine": not c.layer_norm_with_affine,
@@ -248,25 +223,3 @@ def _check(config: ModelConfig) -> None:
             f"layout=llama cannot express {', '.join(found)}: Llama has RMSNorm, separate gates, "
             "no scaling and no such biases; use layout=llada"
         )
-
-
-def integer(values: Mapping[str, Any], key: str, default: Any = 0) -> Any:
-    """Returns an integer field, or the default where it is missing or null."""
-    value = values.get(key)
-    if key == "eos_token_id" and isinstance(value, list) and value:
-        value = value[0]  # several ends are allowed there; the first is the end of text
-    if value is None:
-        return default
-    if type(value) is not int:
-        raise UserError(f"{key}={value!r} has the wrong type, expected int")
-    return value
-
-
-def number(values: Mapping[str, Any], key: str, default: float) -> float:
-    """Returns a number field, or the default where it is missing or null."""
-    value = values.get(key)
-    if value is None:
-        return default
-    if type(value) not in (int, float):
-        raise UserError(f"{key}={value!r} has the wrong type, expected float")
-    return value

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxllada.common.config.llama import activation, integer, number, rope_theta
+from jaxllada.common.config.llama_fields import activation, integer, number, rope_theta
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.errors import UserError
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxllada.common.data.pystdlib import Split, group_of, source_files, validation_groups
+from jaxllada.common.data.pystdlib import Split, validation_groups
+from jaxllada.common.data.pystdlib_texts import group_of, source_files
 
 _SHORTEST, _LONGEST = 15, 400
 _LONGEST_QUESTION = 160

@@ -9,7 +9,7 @@ import numpy as np
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import byte_progress
 from jaxllada.common.partial import partial_folder
-from jaxllada.common.weights.card import checkpoint_of
+from jaxllada.common.weights.card_run import checkpoint_of
 from jaxllada.common.weights.folder import complete_folder
 from jaxllada.common.weights.layouts import Layout, StoredTensor
 from jaxllada.common.weights.shards import Shard, Tensor, plan_shards, write_shards
