@@ -62,6 +62,7 @@ def copies_per_row(size: int) -> int:
 def ground_key(view: View, hides_prompt: bool) -> bytes:
     """Equal for views whose prompts have the same keys and values."""
     prompt, answer, tail = view.text
+    hides_prompt &= len(prompt) > 0
     kind = f"{len(prompt)} {len(answer)} {hides_prompt} "
     return b"".join((kind.encode(), b"" if hides_prompt else prompt.tobytes(), tail.tobytes()))
 
