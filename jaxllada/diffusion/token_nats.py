@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxllada.native.head import has_kernel, likeliest
+
 
 class TokenNats(NamedTuple):
     """One entry a row; 0 and False where nothing was asked."""
@@ -39,6 +41,7 @@ def token_nats(
     """
     count = len(targets)
     chunk = min(chunk, count)
+    read = _read_at_once if has_kernel(head_weight) else _read
     order = jnp.argsort(~asked, stable=True)
     order = jnp.pad(order, (0, -count % chunk), constant_values=count)
     chunks = (jnp.sum(asked) + chunk - 1) // chunk
@@ -50,12 +53,8 @@ def token_nats(
         rows, ids, counts = (
             x.at[where].get(mode="fill", fill_value=0) for x in (hidden, targets, asked)
         )
-        axes = (((1,), (1,)), ((), ()))
-        logits = jax.lax.dot_general(rows, head_weight, axes, preferred_element_type=jnp.float32)
-        logits = logits if head_bias is None else logits + head_bias.astype(jnp.float32)
-        top = jnp.max(logits, axis=1)
-        chosen = jnp.take_along_axis(logits, ids[:, None], axis=1)[:, 0]
-        best = jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=1))
+        chosen, top, total = read(rows, head_weight, ids, head_bias)
+        best = jnp.log(total)
         part = TokenNats(
             jnp.where(counts, best + top - chosen, 0),
             jnp.where(counts, best, 0),
@@ -70,3 +69,25 @@ def token_nats(
     nothing = jnp.zeros(count, jnp.float32)
     start = (jnp.int32(0), TokenNats(nothing, nothing, jnp.zeros(count, jnp.bool_)))
     return jax.lax.while_loop(lambda state: state[0] < chunks, step, start)[1]
+
+
+Read = tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, " C"]]
+"""Logits of the targets, the largest ones, and sums of exp(logit - largest)."""
+
+
+def _read(rows: Array, head: Array, ids: Array, bias: Array | None) -> Read:
+    axes = (((1,), (1,)), ((), ()))
+    logits = jax.lax.dot_general(rows, head, axes, preferred_element_type=jnp.float32)
+    logits = logits if bias is None else logits + bias.astype(jnp.float32)
+    top = jnp.max(logits, axis=1)
+    chosen = jnp.take_along_axis(logits, ids[:, None], axis=1)[:, 0]
+    return chosen, top, jnp.sum(jnp.exp(logits - top[:, None]), axis=1)
+
+
+def _read_at_once(rows: Array, head: Array, ids: Array, bias: Array | None) -> Read:
+    found = likeliest(head, rows, bias)
+    axes = (((1,), (1,)), ((0,), (0,)))
+    chosen = jax.lax.dot_general(rows, head[ids], axes, preferred_element_type=jnp.float32)
+    chosen = chosen if bias is None else chosen + bias[ids].astype(jnp.float32)
+    # Sums in another order may differ in the last bit: a target that is the largest is that one.
+    return jnp.where(found.token == ids, found.logit, chosen), found.logit, found.total

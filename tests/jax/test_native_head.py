@@ -1,4 +1,4 @@
-"""The C++ head kernel: float64 products as oracle, and the sampler with and without it."""
+"""The C++ head kernel: float64 products as oracle, the sampler and scores with and without it."""
 
 import ctypes
 import dataclasses
@@ -15,6 +15,7 @@ import pytest
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
 from jaxllada.convert import load
+from jaxllada.diffusion.token_nats import token_nats
 from jaxllada.native import build
 from jaxllada.native import head as native
 from jaxllada.sampling import generate, predict
@@ -255,3 +256,23 @@ def test_a_kernel_is_built_once_and_a_folder_that_cannot_be_written_is_survived(
     build.library.cache_clear()
     assert build.library("head") is None
     assert "XLA does its work" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_nats_of_tokens_are_those_of_float64(has_bias):
+    weight, x, bias = case(40, 64, 3000)
+    bias = bias if has_bias else None
+    token, logit, total = oracle(weight, x, 0.0 if bias is None else bias)
+    logits = x.astype(np.float64) @ weight.astype(np.float64).T + (bias if has_bias else 0.0)
+    targets = np.where(np.arange(40) % 3 == 0, token, np.arange(40) * 7)
+    asked = np.arange(40) % 5 != 4
+    found = token_nats(
+        jnp.asarray(x), jnp.asarray(weight), jnp.asarray(targets), jnp.asarray(asked),
+        head_bias=None if bias is None else jnp.asarray(bias), chunk=16,
+    )  # fmt: skip
+    best = np.log(total)
+    nll = best + logit - logits[np.arange(40), targets]
+    np.testing.assert_allclose(found.nll, np.where(asked, nll, 0), atol=1e-5)
+    np.testing.assert_allclose(found.best, np.where(asked, best, 0), atol=1e-5)
+    np.testing.assert_array_equal(found.is_best, asked & (targets == token))
+    assert (found.is_best & (np.arange(40) % 3 == 0)).sum() > 5
