@@ -97,7 +97,9 @@ fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 if [ -n "$checks" ] && [ "$device" != cpu ] && [ "$device" != cuda ]; then
-    if ! "$python" -m npu_backend doctor --nodes "$([ -n "$talks" ] && echo "$nnodes" || echo 1)"; then
+    machines=1
+    [ -z "$talks" ] || machines=$nnodes
+    if ! "$python" -m npu_backend doctor --nodes "$machines"; then
         say error "fix the above, or go on regardless with --skip_checks"
         exit 2
     fi
@@ -122,7 +124,13 @@ fi
 launcher=("$python" -m torch.distributed.run --nproc-per-node "$nproc"
     --max-restarts "$restarts" --monitor-interval 1
     --log-dir "$log_dir" --redirects 3 --tee 0:3 --local-ranks-filter 0)
-if "$python" -m torch.distributed.run --help 2>/dev/null | grep -q -- --shutdown-timeout; then
+# Looked up in its source: importing torch for its help takes seconds.
+find='import importlib.util as util; print(util.find_spec("torch").origin)'
+if ! torch=$("$python" -c "$find" 2>/dev/null); then
+    say error "$python has no torch; launch/ASCEND.md tells how to install it"
+    exit 2
+fi
+if grep -qs -e --shutdown-timeout "$(dirname "$torch")/distributed/run.py"; then
     launcher+=(--shutdown-timeout "$grace")
 fi
 if [ "$nnodes" -eq 1 ]; then
