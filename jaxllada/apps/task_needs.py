@@ -22,12 +22,19 @@ class Needs(NamedTuple):
     """Plain words of the definition that lm_eval takes for columns if there are such."""
     label: str | None
     """The column of an option's index, which text files hold as text."""
+    is_made: bool
+    """Python code makes the rows: `words` are columns of what it makes."""
 
     @property
     def splits(self) -> list[str]:
         """The splits that have to be there."""
         wanted = [self.asked, self.shown if self.shots else None]
         return list(dict.fromkeys(split for split in wanted if split))
+
+    def check_made(self, there: list[str], where: str) -> None:
+        """Raises `UserError` where rows that Python code made lack a column of a plain word."""
+        if self.is_made and (missing := sorted(self.words - set(there))):
+            raise UserError(f"{where} has no column {', '.join(map(repr, missing))}")
 
     def check(self, tables: Mapping[str, Any], where: Callable[..., str], *, strict: bool) -> None:
         """Raises `UserError` where a split is missing or empty or lacks a column.
@@ -47,7 +54,7 @@ class Needs(NamedTuple):
             there = getattr(table, "column_names", None)
             if not there:
                 continue
-            wanted = self.columns | self.words if strict else self.columns
+            wanted = self.columns | self.words if strict and not self.is_made else self.columns
             if missing := sorted(wanted - set(there)):
                 raise UserError(
                     f"{where(split)} has no column {', '.join(map(repr, missing))}; it has"
@@ -73,17 +80,17 @@ def needs_of(task: Any, num_fewshot: int | None = None) -> Needs:
     if num_fewshot is not None and own != 0:  # as in lm_eval, a task that says 0 keeps 0
         shots = num_fewshot
     choices, target = config.doc_to_choice, config.doc_to_target
+    is_made = bool(config.process_docs or (examples and examples.process_docs))
     columns, words = set(), set()
-    if not (config.process_docs or (examples and examples.process_docs)):
-        for template in (config.doc_to_text, target, choices):
-            if isinstance(template, str) and re.fullmatch(r"[A-Za-z_]\w*", template):
-                words.add(template)
-            else:
-                columns |= named_in(template)
-        if config.process_results or (isinstance(choices, list) and target in choices):
-            words.discard(target)
-    label = target if choices is not None and target in words else None
-    return Needs(asked, shown, shots, frozenset(columns), frozenset(words), label)
+    for template in (config.doc_to_text, target, choices):
+        if isinstance(template, str) and re.fullmatch(r"[A-Za-z_]\w*", template):
+            words.add(template)
+        elif not is_made:
+            columns |= named_in(template)
+    if config.process_results or (isinstance(choices, list) and target in choices):
+        words.discard(target)
+    label = target if choices is not None and target in words and not is_made else None
+    return Needs(asked, shown, shots, frozenset(columns), frozenset(words), label, is_made)
 
 
 def named_in(template: Any) -> set[str]:

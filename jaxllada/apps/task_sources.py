@@ -111,6 +111,10 @@ class TaskSource(ABC):
         def init(task: Any, config: Any = None, **kwargs: Any) -> None:
             config = {key: value for key, value in config.items() if key != "class"}
             base.__init__(task, config=config, **kwargs)
+            if source.is_local:
+                needs = needs_of(task)
+                needs.check_made(task.features, source.where(needs.asked or ""))
+                _judge_once(task)
 
         changed: dict[str, Any] = {"download": download, "__module__": base.__module__}
         changed |= {"build_all_requests": build_all_requests}
@@ -181,6 +185,21 @@ def _process_once(config: Any) -> None:
         config.process_docs = once(own)
         if examples and examples.process_docs is own:
             examples.process_docs = config.process_docs
+
+
+def _judge_once(task: Any) -> None:
+    """Scores an empty answer to the first row, so that columns that scoring reads are missed now.
+
+    Raises the `KeyError` of such a column.
+    """
+    if not callable(task.config.process_results) or task.OUTPUT_TYPE != "generate_until":
+        return
+    try:
+        task.process_results(task.task_docs[0], [""])
+    except KeyError:
+        raise
+    except Exception:  # an empty answer need not have a score
+        return
 
 
 def reason_of(error: Exception) -> str:
