@@ -18,6 +18,16 @@ VISIBLE = np.array([[1] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32)
 STRONG = {"smoothing": "soft:4,1,0.5"}
 AHEAD = {"smoothing": "soft:4,1,0.5,reach=canvas"}
 ALIGNED = {"steps": 5, "start_block_align": True}
+# Gaps in two blocks before the answer, of which only the first row has both; 511 is the mask.
+GAPS = np.array(
+    [
+        [17, 3, 511, 5, 9, 26, 8, 511, 7, 12, 511, 3, 30],
+        [0, 0, 0, 6, 40, 2, 9, 31, 511, 4, 511, 8, 5],
+    ],
+    np.int32,
+)
+GAPS_SEEN = np.array([[1] * 13, [0, 0, 0, *[1] * 10]], np.int32)
+INFILL = {"steps": 5, "infill": True}
 
 
 class SoftModel(PlainModel):
@@ -37,9 +47,11 @@ def decode(model, prompt, config, make_reader=none):
     mask, size, table = model.config.mask_token_id, config.block_length, model.weights["wte.weight"]
     smoothing, rule = config.smoothing_rule, config.selection_rule
     tokens = np.concatenate([prompt, np.full(config.gen_length, mask)])
-    is_prompt = np.arange(len(tokens)) < len(prompt)
+    is_known = tokens != mask
     rows = table[tokens]
     start = len(prompt) // size * size if config.start_block_align else len(prompt)
+    if config.infill:  # blocks are counted from the end of the prompt, also to the left
+        start = len(prompt) % size - size
     readers = [make_reader(model, len(prompt), config) for _ in range(2)]
     ahead = config.reads_ahead
 
@@ -47,13 +59,14 @@ def decode(model, prompt, config, make_reader=none):
         """Logits of the block, or of all that follows."""
         return model.full(rows)[0][first:] if ahead else reader(rows, first, call)
 
-    for first in range(start, len(tokens), size):
-        block = np.arange(first, min(first + size, len(tokens)))
+    for end in range(start + size, len(tokens) + size, size):
+        first, end = max(end - size, 0), min(end, len(tokens))
+        block = np.arange(first, end)
         counts = transfer_counts(int((tokens[block] == mask).sum()), config.steps_per_block)
         for call, count in enumerate(counts[counts > 0]):
             logits = read(rows, first, call, readers[0])
             if config.cfg_scale:
-                hidden = np.where(is_prompt[:, None], table[mask], rows)
+                hidden = np.where(is_known[:, None], table[mask], rows)
                 without = read(hidden, first, call, readers[1])
                 logits = without + (config.cfg_scale + 1) * (logits - without)
             probabilities = softmax(logits)

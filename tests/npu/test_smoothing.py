@@ -12,7 +12,17 @@ from npu_backend.sampling.generate import sample_stepwise, sample_trace
 from tests import smoothing_oracle
 from tests.jax.golden import DENSE
 from tests.npu.devices import DEVICE
-from tests.smoothing_oracle import AHEAD, ALIGNED, PLAN, PROMPTS, STRONG, VISIBLE
+from tests.smoothing_oracle import (
+    AHEAD,
+    ALIGNED,
+    GAPS,
+    GAPS_SEEN,
+    INFILL,
+    PLAN,
+    PROMPTS,
+    STRONG,
+    VISIBLE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +49,7 @@ def test_every_call_follows_the_definition(model, options):
 
 
 ROWS = {
+    "gaps": STRONG | INFILL,
     "ahead": AHEAD | {"selection": "threshold:0.02"},
     "dual": STRONG | {"cache": "dual", "selection": "threshold:0.02", "cfg_scale": 0.5},
     "grow": STRONG | ALIGNED | {"canvas": "grow"},
@@ -53,10 +64,13 @@ def test_rows_do_not_depend_on_batch_mates(model, options):
 
     config = SamplingConfig(**PLAN | options)
     seeds = [RowSeed(3, row) for row in range(2)]
-    together = sample_trace(model, PROMPTS, config, VISIBLE, seeds)
+    prompts, visible = (GAPS, GAPS_SEEN) if config.infill else (PROMPTS, VISIBLE)
+    together = sample_trace(model, prompts, config, visible, seeds)
     for row in range(2):
-        own = sample_trace(model, alone(row), config, None, seeds[row : row + 1])
-        np.testing.assert_array_equal(own.tokens[0], together.tokens[row])
+        prompt = prompts[row : row + 1, visible[row] == 1]
+        own = sample_trace(model, prompt, config, None, seeds[row : row + 1])
+        length = own.tokens.shape[1]
+        np.testing.assert_array_equal(own.tokens[0], together.tokens[row, -length:])
 
 
 def test_rows_that_leave_take_what_their_masks_carry_along(model):

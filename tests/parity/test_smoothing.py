@@ -19,7 +19,17 @@ from npu_backend.sampling import smoothing as torch_smoothing
 from npu_backend.sampling.generate import sample_trace as torch_trace
 from tests import cache_oracle, smoothing_oracle
 from tests.jax.golden import DENSE
-from tests.smoothing_oracle import AHEAD, ALIGNED, PLAN, PROMPTS, STRONG, VISIBLE
+from tests.smoothing_oracle import (
+    AHEAD,
+    ALIGNED,
+    GAPS,
+    GAPS_SEEN,
+    INFILL,
+    PLAN,
+    PROMPTS,
+    STRONG,
+    VISIBLE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +107,35 @@ def test_caches_follow_aligned_blocks(models, cache):
     assert_follows(models, ALIGNED | {"cache": cache}, CACHES[cache], alone=True)
 
 
+FILLED = {
+    "block": STRONG,
+    "canvas": AHEAD,
+    "guided": STRONG | {"cfg_scale": 0.7},
+    "dual": STRONG | {"cache": "dual"},
+    "falling": STRONG | {"selection": "threshold:0.02,decay=0.3"},
+}
+
+
+@pytest.mark.parametrize("options", FILLED.values(), ids=FILLED.keys())
+def test_gaps_of_prompts_remember_too(models, options):
+    """Every call of blocks that begin inside the prompt, and what follows behind it."""
+    config = jaxllada.SamplingConfig(**PLAN | INFILL | options)
+    reader = cache_oracle.dual if "cache" in options else cache_oracle.none
+    for row in range(2):
+        prompt = GAPS[row : row + 1, GAPS_SEEN[row] == 1]
+        expected = list(smoothing_oracle.decode(models[2], prompt[0], config, reader))
+        plain = jaxllada.SamplingConfig(**PLAN | INFILL | options | {"smoothing": "none"})
+        *_, forgetful = smoothing_oracle.decode(models[2], prompt[0], plain, reader)
+        assert (forgetful != expected[-1]).any()
+        for sample, model in ((jax_trace, models[0]), (torch_trace, models[1])):
+            trace = sample(model, prompt, config)
+            np.testing.assert_array_equal(trace.prompt[0], expected[-1][: trace.prompt.shape[1]])
+            found = [frame[0] for frame in list(trace.frames())[1:]]
+            np.testing.assert_array_equal(found, [x[trace.prompt.shape[1] :] for x in expected])
+
+
 TOGETHER = {
+    "gaps": STRONG | INFILL,
     "grow": STRONG | {"steps": 4, "canvas": "grow", "start_block_align": True},
     "adaptive": STRONG | ALIGNED | {"canvas": "adaptive:start=8,confidence=0.001"},
     "ahead": AHEAD | {"selection": "threshold:0.02"},
@@ -107,9 +145,9 @@ TOGETHER = {
 @pytest.mark.parametrize("options", TOGETHER.values(), ids=TOGETHER.keys())
 def test_rows_that_wait_for_each_other_are_the_same(models, options):
     config = jaxllada.SamplingConfig(**PLAN | options)
+    rows = (GAPS, config, GAPS_SEEN) if config.infill else (PROMPTS, config, VISIBLE)
     ours, theirs = (
-        sample(model, PROMPTS, config, VISIBLE)
-        for sample, model in ((jax_trace, models[0]), (torch_trace, models[1]))
+        sample(model, *rows) for sample, model in ((jax_trace, models[0]), (torch_trace, models[1]))
     )
     np.testing.assert_array_equal(theirs.tokens, ours.tokens)
     np.testing.assert_array_equal(theirs.order, ours.order)
