@@ -16,7 +16,8 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxllada.common.errors import UserError
 from jaxllada.common.run import checkpoints
-from jaxllada.common.weights.peft import Adapter, AdapterFiles
+from jaxllada.common.weights.adapter import Adapter
+from jaxllada.common.weights.peft import AdapterFiles
 from jaxllada.models.lora import adapter_of
 from jaxllada.train.state import TrainState
 

@@ -33,10 +33,11 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.run import checkpoints
 from jaxllada.common.tokenizer import Tokenizer
 from jaxllada.common.weights import shards
+from jaxllada.common.weights.adapter import Adapter
 from jaxllada.common.weights.index import INDEX, write_json
 from jaxllada.common.weights.layouts import own_layout
 from jaxllada.common.weights.opening import open_folder
-from jaxllada.common.weights.peft import Adapter, AdapterFiles
+from jaxllada.common.weights.peft import AdapterFiles
 from npu_backend.arrays import numpy_view
 from npu_backend.models.lora import adapter_of
 from npu_backend.models.names import parameter_name

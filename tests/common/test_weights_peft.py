@@ -12,15 +12,10 @@ from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.opening import read_config
 from jaxllada.common.config.presets import preset
 from jaxllada.common.errors import UserError
+from jaxllada.common.weights.adapter import Adapter, MergedSource, target_paths
 from jaxllada.common.weights.names import entry_shape, llada_table
 from jaxllada.common.weights.opening import open_folder
-from jaxllada.common.weights.peft import (
-    Adapter,
-    MergedSource,
-    read_adapter,
-    target_paths,
-    write_adapter,
-)
+from jaxllada.common.weights.peft import read_adapter, write_adapter
 from tests.jax.golden import VARIANT_CONFIGS, write_variant
 from tests.model_folders import write_model
 

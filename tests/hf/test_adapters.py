@@ -10,8 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file
 
 from jaxllada.common.config.opening import read_config
+from jaxllada.common.weights.adapter import Adapter, target_paths
 from jaxllada.common.weights.layouts import LAYOUTS
-from jaxllada.common.weights.peft import Adapter, read_adapter, target_paths, write_adapter
+from jaxllada.common.weights.peft import read_adapter, write_adapter
 from jaxllada.convert import load
 from tests.jax.golden import DENSE, dense_values
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError
+from jaxllada.common.weights.adapter import Adapter
 from jaxllada.common.weights.layouts import LAYOUTS
-from jaxllada.common.weights.peft import Adapter, write_adapter
+from jaxllada.common.weights.peft import write_adapter
 from jaxllada.convert import load, open_source, save
 from jaxllada.sharding import make_mesh
 from jaxllada.stream import to_flax

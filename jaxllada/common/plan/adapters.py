@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.plan.setup import Setup
-from jaxllada.common.weights.peft import target_paths
+from jaxllada.common.weights.adapter import target_paths
 
 
 @dataclass(frozen=True)

@@ -17,28 +17,12 @@ from jaxllada.common.config.lora import LoraConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.durable import DurableFiles, array_bytes
 from jaxllada.common.errors import UserError
-from jaxllada.common.weights.adapter import (
-    Adapter,
-    MergedSource,
-    Module,
-    is_kernel,
-    target_paths,
-)
+from jaxllada.common.weights.adapter import Adapter, Module, is_kernel
 from jaxllada.common.weights.header import Stored, read_header
 from jaxllada.common.weights.index import map_tensor, write_json
 from jaxllada.common.weights.layouts import LAYOUTS, Layout, find_layout
 from jaxllada.common.weights.names import Entry, entry_shape, llada_table
 from jaxllada.common.weights.shards import Tensor, header
-
-__all__ = [
-    "Adapter",
-    "AdapterFiles",
-    "MergedSource",
-    "Module",
-    "read_adapter",
-    "target_paths",
-    "write_adapter",
-]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
