@@ -60,13 +60,19 @@ def open_model(options: ModelKeys, open_engine: OpenEngine) -> "tuple[Engine, To
     return open_engine(options, origin.folder), tokenizer
 
 
-def look_up(options: ModelKeys) -> "tuple[Origin, Tokenizer]":
-    """Finds the model and reads its config and tokenizer, not its weights; raises `UserError`."""
+def look_up(options: ModelKeys, *, weights: bool = True) -> "tuple[Origin, Tokenizer]":
+    """Finds the model and reads its config and tokenizer; raises `UserError`.
+
+    Without `weights` those of a model on the Hub are not downloaded yet.
+    """
     from jaxllada.common.run.checkpoints import is_run_folder
     from jaxllada.common.run.origin import find_model, find_tokenizer
+    from jaxllada.common.weights.hub import is_hub_id
 
-    origin = find_model(options.model_name_or_path)
-    if not origin.is_trained or origin.folder is None:
+    name = options.model_name_or_path
+    origin = find_model(name, weights=weights)
+    comes_later = not weights and not Path(name).exists() and is_hub_id(name)
+    if origin.folder is None or not (origin.is_trained or comes_later):
         raise UserError(
             f"model_name_or_path={options.model_name_or_path}: there are no weights;"
             " give a released model folder or the output_dir of a run that has saved a checkpoint"

@@ -104,13 +104,17 @@ def _owned(works: Sequence[Work], part: Part | None) -> list[tuple[Work, list[Re
     return [(w, group, part is None or part.owns(i)) for i, (w, group) in enumerate(groups)]
 
 
+def keys_of(works: Sequence[Work]) -> list[str]:
+    """The keys of all answers that some works need, once each."""
+    return list(dict.fromkeys(k for work in works for several in work.keys for k in several))
+
+
 def cost(works: Sequence[Work], kept: KeptAnswers, found: int, wall_seconds: float) -> Cost:
     """What the answers of some works took; each counts once, also where it is used several times.
 
     `found` of them were there before this process began.
     """
-    keys = dict.fromkeys(key for work in works for several in work.keys for key in several)
-    records = [kept[key] for key in keys]
+    records = [kept[key] for key in keys_of(works)]
     texts = [record for record in records if "text" in record]
     scores = [record for record in records if "text" not in record]
     return Cost(

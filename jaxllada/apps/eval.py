@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from jaxllada.apps.answering import OpenEngine, look_up
 from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.asked import answer, cost, missing
+from jaxllada.apps.asked import answer, cost, keys_of, missing
 from jaxllada.apps.eval_files import write_run
-from jaxllada.apps.eval_jobs import Loaded, jobs_of, load, protocol_of
+from jaxllada.apps.eval_jobs import Loaded, build, jobs_of, lay_out
 from jaxllada.apps.eval_keys import TABLE, EvalOptions
+from jaxllada.apps.eval_protocol import protocol_of, unused
 from jaxllada.apps.eval_report import Run, environment, record, stored_type
 from jaxllada.apps.eval_tables import terminal
 from jaxllada.apps.fingerprint import fingerprint
@@ -60,18 +61,22 @@ def run(config: EvalOptions, backend: Backend) -> int:
     part = part_of(config.part)
     if not part.is_whole and not config.output:
         raise UserError(f"part={part} needs output, a folder that all parts write to")
+    _, tokenizer = look_up(config, weights=False)
+    built = [build(job, config, tokenizer) for job in jobs]
+    told = unused(config, {kind for one in built for kind in one.instances})
+    if told:
+        notice(told)
     origin, tokenizer = look_up(config)
     assert origin.folder is not None
     print_of = fingerprint(origin.folder, config.adapter, config.average)
     name = f"{backend.package} {__version__} {config.dtype} {print_of} {tokenizer.digest()}"
-    loaded = [load(job, config, tokenizer, origin.config, name) for job in jobs]
+    loaded = [lay_out(one, tokenizer, origin.config, name) for one in built]
     if not config.output:
         notice("output is not given: results are printed only, and a run that is cut is lost")
     found, kept = {}, _kept(config, part)
     works = [work for one in loaded for work in one.works.values()]
     for one in loaded:
-        keys = {key for work in one.works.values() for several in work.keys for key in several}
-        found[one.job.name] = sum(key in kept for key in keys)
+        found[one.job.name] = sum(key in kept for key in keys_of(list(one.works.values())))
     folder = Path(config.output)
     presence = None if part.is_whole else Presence(folder, part)
     engine = None
@@ -190,7 +195,10 @@ def _record(
     found: Mapping[str, int],
     seconds: float,
 ) -> Run:
-    job = loaded.job
+    job, works = loaded.job, list(loaded.works.values())
+    cut = sum(bool(kept[key].get("cut")) for key in keys_of(works))
+    if cut:
+        notice(f"{job.name}: the front of {cut} prompts was cut off (too_long=cut)")
     return record(
         outcome,
         outcome["samples"],
@@ -198,7 +206,7 @@ def _record(
         tasks=loaded.names,
         recipe=job.recipe,
         changed=job.changed,
-        protocol={**about, **protocol_of(loaded, config)},
-        cost=cost(list(loaded.works.values()), kept, found[job.name], seconds),
+        protocol={**about, **protocol_of(loaded, config), "cut_prompts": cut},
+        cost=cost(works, kept, found[job.name], seconds),
         environment=surroundings,
     )

@@ -9,9 +9,9 @@ import functools
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from jaxllada.apps.asked import Manner, Work
 from jaxllada.apps.asked_texts import Texts, told_settings
 from jaxllada.apps.eval_checks import check_task
 from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.apps.eval_protocol import changes
 from jaxllada.apps.harness import templated, works_of
 from jaxllada.apps.local_tasks import task_dict
-from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.recipes import Recipe, recipes_of
 from jaxllada.common.errors import UserError
@@ -52,9 +52,19 @@ def _below(group: str, members: Mapping[str, list[str]]) -> set[str]:
     return {*direct, *(name for member in direct for name in _below(member, members))}
 
 
+class Built(NamedTuple):
+    """A job with its tasks and their prompts."""
+
+    job: Job
+    tasks: Any
+    """lm_eval's `TaskDict`."""
+    instances: dict[str, list[Any]]
+    """Its requests by their kinds, repetitions written out."""
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A job with its prompts."""
+    """A job with its requests, encoded and grouped."""
 
     job: Job
     tasks: Any
@@ -121,38 +131,11 @@ def _job(recipe: Recipe | None, options: EvalOptions) -> Job:
         fewshot_as_multiturn=turns and chat,
         manner=manner,
     )
-    return job if recipe is None else _with_changes(job, recipe, options)
+    return job if recipe is None else replace(job, changed=changes(job, recipe, options))
 
 
-def _with_changes(job: Job, recipe: Recipe, options: EvalOptions) -> Job:
-    """Notes which settings are not the recipe's."""
-    changed = set()
-    if recipe.sampling:
-        ours, theirs = job.manner.sampling, recipe.sampling
-        changed |= {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)}
-    if recipe.likelihood:
-        keys = [key.name for key in fields(LikelihoodConfig)]
-        plain = EvalOptions(model_name_or_path=".", recipe=options.recipe, seed=options.seed)
-        estimate, add_bos = plain.estimate(recipe.likelihood, plain.shared())
-        ours = asdict(job.manner.likelihood)
-        changed |= {key for key in keys if ours[key] != getattr(estimate, key)}
-        changed |= {"add_bos"} if add_bos != job.manner.add_bos else set()
-        changed -= {"seed", "rows_per_call"}
-    for key in ("num_fewshot", "chat"):
-        changed |= {key} if getattr(job, key) != getattr(recipe, key) else set()
-    if job.fewshot_as_multiturn != (recipe.fewshot_as_multiturn and job.chat):
-        changed.add("fewshot_as_multiturn")
-    changed |= {"system_instruction"} if options.system_instruction else set()
-    return replace(job, changed=tuple(sorted(changed)))
-
-
-def load(
-    job: Job, options: EvalOptions, tokenizer: Tokenizer, model: ModelConfig, origin: str
-) -> Loaded:
-    """Loads the tasks of a job and builds their requests; raises `UserError`.
-
-    `origin` names what answers them: backend, type and weights.
-    """
+def build(job: Job, options: EvalOptions, tokenizer: Tokenizer) -> Built:
+    """Loads the tasks of a job and writes out their prompts; raises `UserError`."""
     with _quiet():
         # Tasks that shuffle options draw while they are loaded: the same in every process.
         np.random.seed(NUMPY_SEED)  # noqa: NPY002
@@ -167,11 +150,19 @@ def load(
             for instance in task.instances:
                 several = instances.setdefault(instance.request_type, [])
                 several += [instance] * (instance.repeats or 1)
-    works = works_of(instances, tokenizer, model, job.manner, origin)
+    return Built(job, tasks, instances)
+
+
+def lay_out(built: Built, tokenizer: Tokenizer, model: ModelConfig, origin: str) -> Loaded:
+    """Encodes the requests of a job and groups them; raises `UserError` where they do not fit.
+
+    `origin` names what answers them: backend, type and weights.
+    """
+    works = works_of(built.instances, tokenizer, model, built.job.manner, origin)
     texts = works.get("generate_until")
     if isinstance(texts, Texts):
-        _tell(job, texts, tasks["tasks"])
-    return Loaded(job, tasks, works)
+        _tell(built.job, texts, built.tasks["tasks"])
+    return Loaded(built.job, built.tasks, works)
 
 
 def _tell(job: Job, texts: Texts, tasks: Mapping[str, Any]) -> None:
@@ -231,28 +222,3 @@ def _quiet() -> Iterator[None]:
     finally:
         module.tqdm = bar
         logger.setLevel(level)
-
-
-def protocol_of(loaded: Loaded, options: EvalOptions) -> Mapping[str, Any]:
-    """Everything that was set, for the record: defaults written out."""
-    job = loaded.job
-    found: dict[str, Any] = {
-        "chat": job.chat,
-        "fewshot_as_multiturn": job.fewshot_as_multiturn,
-        "system_instruction": options.system_instruction,
-        "num_fewshot": job.num_fewshot,
-        "limit": options.limit,
-        "seed": options.seed,
-        "fewshot_seed": options.fewshot_seed,
-        "too_long": options.too_long,
-    }
-    texts = loaded.works.get("generate_until")
-    if isinstance(texts, Texts):
-        found["batch_size"] = options.batch_size
-        found["sampling"] = {
-            name: {**asdict(config), "until": list(until)}
-            for name, (config, until) in texts.settings.items()
-        }
-    if loaded.works.keys() - {"generate_until"}:
-        found["likelihood"] = {**asdict(job.manner.likelihood), "add_bos": job.manner.add_bos}
-    return found

@@ -277,3 +277,41 @@ def test_mistakes_are_told_before_the_weights_are_read(home, tmp_path, capsys, g
 def test_recipes_are_listed_without_a_model(capsys):
     assert ours_.main(["eval", "--recipe", "list"]) == 0
     assert "gsm8k@llada-instruct" in capsys.readouterr().out
+
+
+def test_keys_without_use_and_cut_prompts_are_told(home, tmp_path, capsys):
+    model, writes = str(home / "model"), str(home / "writes.yaml")
+    keys = ["--gen_length", "62", "--block_size", "62", "--steps", "2", "--mc_num", "4"]
+    run(["eval", model, "--tasks", writes, "--too_long", "cut", *keys], tmp_path / "writes")
+    rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
+    tokenizer = Tokenizer.from_folder(home / "model")
+    long = sum(len(tokenizer.encode(row["question"])) > 2 for row in rows)
+    assert 0 < long < len(rows)
+    told = capsys.readouterr().err
+    assert "not used, as no task compares options: mc_num" in told
+    assert f"writes: the front of {long} prompts was cut off" in told
+    (found,) = json.loads((tmp_path / "writes" / "results.json").read_text())["runs"]
+    assert found["protocol"]["cut_prompts"] == long
+    sampling = found["protocol"]["sampling"]["writes"]
+    assert (sampling["gen_length"], sampling["block_length"]) == (62, 62)
+    assert sampling["until"] == ["z", "Question:"]
+    choose = ["eval", model, "--tasks", str(home / "choose.jsonl"), "--mc_num", "1"]
+    run([*choose, "--steps", "4"], tmp_path / "choose")
+    assert "not used, as no task samples: steps" in capsys.readouterr().err
+
+
+def test_weights_of_the_hub_are_not_downloaded_for_a_command_that_is_wrong(
+    home, monkeypatch, capsys
+):
+    asked = []
+
+    def folder_of(name, *, weights=True):
+        asked.append(weights)
+        return home / "model"
+
+    monkeypatch.setattr("jaxllada.common.run.origin.local_folder", folder_of)
+    assert npu.main(["eval", "owner/name", "--tasks", "gsm9k"]) == 2
+    assert asked == [False]
+    assert npu.main(["eval", "owner/name", "--tasks", str(home / "choose.jsonl"), "--mc_num", "1",
+                     "--device", "cpu"]) == 0  # fmt: skip
+    assert asked == [False, False, True]
