@@ -14,13 +14,14 @@ from jaxllada.apps.estimate_keys import EstimateKeys, one_of_two
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 
+GROUP = "What is measured, by which protocol, and where results go"
 TABLE = "list"
 """The recipe that is none: all of them are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(Options, EstimateKeys):
-    """Keys of eval: what is measured, by which protocol, and where results go."""
+class TaskKeys:
+    """What is measured, by which protocol, and where results go."""
 
     model_name_or_path: str = field(default="", metadata={"positional": True})
     """Model folder: a released one, or the output_dir of a training run."""
@@ -28,7 +29,8 @@ class EvalOptions(Options, EstimateKeys):
     """Published protocols: TASK@FAMILY, a family for all of its tasks, or a file (.yaml) of one's
     own; `list` prints them all."""
     tasks: tuple[str, ...] = ()
-    """Tasks or groups of lm_eval, task files (.yaml), or questions (.jsonl) as `score` reads."""
+    """Tasks or groups of lm_eval, task files (.yaml), or questions (.jsonl) as `score` reads.
+    Length and temperature of answers are the task's where no key, preset or recipe sets them."""
     num_fewshot: int | None = None
     """Examples in the prompt; those of the recipe or the task by default."""
     limit: float = 0.0
@@ -67,6 +69,15 @@ class EvalOptions(Options, EstimateKeys):
     """Another name for cfg_scale."""
     block_size: int | None = None
     """Another name for block_length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Options, EstimateKeys, TaskKeys):
+    """Keys of eval."""
+
+    # `ModelKeys` wants one always; `--show` and `--recipe list` do without.
+    model_name_or_path: str = field(default="", metadata={"positional": True, "group": GROUP})
+    """Model folder: a released one, or the output_dir of a training run."""
 
     def __post_init__(self) -> None:
         self.check_names()  # what is given is checked with each recipe and task
