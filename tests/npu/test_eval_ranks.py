@@ -116,7 +116,11 @@ def test_the_rank_that_scores_answers_what_no_other_did(home, tmp_path, monkeypa
     monkeypatch.setattr(Presence, "wait", lambda *_: False)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    shutil.copytree(home / "whole" / "answers", tmp_path / "answers")
+    kept = tmp_path / "answers" / "answers.jsonl"
+    kept.write_bytes(b"".join(kept.open("rb").readlines()[:-4]))  # two of either part are gone
     assert main(["eval", *words_of(home), "--output", str(tmp_path)]) == 0
+    assert len((tmp_path / "answers" / "part-0-of-2.jsonl").open().readlines()) == 4
     assert found(tmp_path) == found(home / "whole")
 
 
