@@ -45,11 +45,13 @@ def settings_of(
     """The sampler's options and the stop texts for a task's `generation_kwargs`.
 
     What is `given` wins: of the task, the stop texts always count, and its length, temperature,
-    top_p and top_k where nothing is given for them.
+    top_p and top_k where nothing is given for them. Its length is rounded up to whole blocks.
     """
     lengths = [task[name] for name in ("max_gen_toks", *OTHER_LENGTHS) if task.get(name)]
     fits = 2 ** ((model.max_sequence_length // 2).bit_length() - 1)
-    values: dict[str, Any] = {"gen_length": int(lengths[0]) if lengths else min(USUAL, fits)}
+    length = int(lengths[0]) if lengths else min(USUAL, fits)
+    block = given.get("block_length") or 1
+    values: dict[str, Any] = {"gen_length": -(-length // block) * block}
     if task.get("do_sample") and task.get("temperature"):
         values["temperature"] = float(task["temperature"])
         values |= {name: task[name] for name in ("top_p", "top_k") if task.get(name)}

@@ -69,6 +69,8 @@ def test_what_the_user_sets_wins_over_the_task_and_the_task_over_defaults():
     assert (config.gen_length, config.temperature, config.steps) == (16, 0.0, 16)
     config, _ = settings_of(task | {"do_sample": False}, {}, MODEL, TOKENIZER)
     assert (config.temperature, config.top_p) == (0.0, None)
+    config, _ = settings_of({"max_gen_toks": 30}, {"block_length": 8}, MODEL, TOKENIZER)
+    assert (config.gen_length, config.num_blocks) == (32, 4)
     config, until = settings_of({}, {}, MODEL, TOKENIZER)
     assert (config.gen_length, until) == (32, ())  # half of what the model has room for
     assert settings_of({"until": "\n"}, {}, MODEL, TOKENIZER)[1] == ("\n",)
