@@ -57,9 +57,12 @@ class Presence:
         }
 
     def __enter__(self) -> "Presence":
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self.before = _states(self._folder, self.part.count)
-        self._write()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.before = _states(self._folder, self.part.count)
+            self._write()
+        except OSError as error:
+            raise UserError(f"output={self._folder.parent}: {error.strerror}") from None
         self._thread = threading.Thread(target=self._renew, name="presence", daemon=True)
         self._thread.start()
         return self
@@ -76,7 +79,7 @@ class Presence:
         if error:
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self._state["error"] = f"{name}{error}"
-        self._write()
+        self._tell()
 
     def wait(
         self,
@@ -139,10 +142,13 @@ class Presence:
     def _renew(self) -> None:
         while not self._over.wait(self._beat):
             self._state["beat"] += 1
-            try:
-                self._write()
-            except OSError as error:  # a full disk is told by whoever writes answers
-                notice(f"warning: {self._path}: {error.strerror}")
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._write()
+        except OSError as error:  # a full disk stops whoever writes answers, not this
+            warn(f"{self._path}: {error.strerror}")
 
     @property
     def _path(self) -> Path:

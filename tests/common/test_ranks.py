@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,19 @@ def test_a_part_that_fails_is_named_with_its_reason(tmp_path):
 
     with pytest.raises(PartFailed, match=rf"part 2/3 \(process {os.getpid()} on .*failed: no room"):
         waits(tmp_path, missing)
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output=.*file: Not a directory"):
+        Presence(tmp_path / "file", Part(0, 2)).__enter__()
+
+
+def test_signs_of_life_that_cannot_be_written_stop_nothing(tmp_path, capsys):
+    with Presence(tmp_path, Part(0, 2), beat=0.01):
+        shutil.rmtree(tmp_path / "parts")
+        time.sleep(0.1)
+    assert "warning: " in capsys.readouterr().err
 
 
 def test_what_a_part_that_is_done_still_owes_is_left_to_the_one_that_scores(tmp_path, capsys):
