@@ -14,17 +14,18 @@ and without: DIR/gsm8k/test.jsonl, or DIR/gsm8k/test-00000-of-00001.parquet. Fil
 save_to_disk. The split of a file is in its name or its folder's; one without is the one asked.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllada.apps.local_tables import (
     ALIKE,
     SUFFIXES,
+    by_split,
     data_files,
     files_named,
     read_table,
-    split_of,
+    stem_of,
 )
 from jaxllada.apps.task_needs import Needs
 from jaxllada.common.errors import UserError
@@ -63,9 +64,12 @@ class LocalData(NamedTuple):
             if not name or candidate == task:
                 return TaskData(task, folder)
         wanted = f" ({name})" if name else ""
+        places = ", ".join(tried) + (f", each with {name} in it" if name else "")
+        if any(stem_of(file) for file in self.folder.iterdir() if file.is_file()):
+            places += f"; files of one task belong in a folder, {self.folder / last}"
         raise UserError(
             f"data={self.folder}: no data for {task}, which reads {path}{wanted}; looked for"
-            f" {', '.join(tried)}" + (f", each with {name} in it" if name else "")
+            f" {places}"
         )
 
 
@@ -86,8 +90,9 @@ class TaskData(NamedTuple):
         """
         found = self._described() if self.is_card else self._read(needs)
         tables, names = dict(found.tables), dict(found.names)
-        for wanted in (needs.asked, needs.shown):
-            if wanted and wanted not in tables and (other := _alike(wanted, found.tables, needs)):
+        known = [split for split in (needs.asked, needs.shown) if split]
+        for wanted in known:
+            if wanted not in tables and (other := _alike(wanted, tables, known)):
                 tables[wanted], names[wanted] = tables[other], names[other]
         if needs.shown and needs.shown not in tables and not needs.shots and needs.asked in tables:
             tables[needs.shown] = tables[needs.asked].select([])
@@ -115,12 +120,10 @@ class TaskData(NamedTuple):
         if not files:
             raise UserError(f"tasks: {self.task}: {self.folder} has no {', '.join(SUFFIXES)} file")
         known = [split for split in (needs.asked, needs.shown) if split]
-        parts: dict[str, list[Path]] = {}
-        for file in files:
-            split = split_of(file, self.folder, known) or needs.asked or "test"
-            parts.setdefault(split, []).append(file)
+        parts = by_split(files, self.folder, known, needs.asked or "test", self.task)
         tables, names = {}, {}
-        for split, several in parts.items():
+        for split in _wanted(needs, known, parts):
+            several = parts[split]
             more = f" and {len(several) - 1} more" if len(several) > 1 else ""
             names[split] = f"{several[0]}{more}"
             rows = [read_table(file, self.task, needs.label) for file in several]
@@ -160,9 +163,18 @@ def _card(folder: Path, name: str | None) -> TaskData | None:
     return TaskData("", folder, name, is_card=True) if name is None or name in known else None
 
 
-def _alike(wanted: str, tables: Mapping[str, Any], needs: Needs) -> str | None:
-    taken = {needs.asked, needs.shown} - {wanted}
+def _wanted(needs: Needs, known: list[str], there: Iterable[str]) -> list[str]:
+    """The splits to be read: those that are used, or all where one that is needed is missing."""
+    found = {split: split if split in there else _alike(split, there, known) for split in known}
+    if not needs.splits or not all(found[split] for split in needs.splits):
+        return list(there)
+    return [split for split in dict.fromkeys(found.values()) if split]
+
+
+def _alike(wanted: str, there: Iterable[str], known: Iterable[str]) -> str | None:
+    """The split that goes by another name, unless the task uses it under its own."""
     for words in ALIKE:
         if wanted in words:
-            return next((name for name in tables if name in words and name not in taken), None)
+            free = (name for name in there if name in words and name not in known)
+            return next(free, None)
     return None

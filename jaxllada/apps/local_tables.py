@@ -4,12 +4,13 @@ Files are .json, .jsonl, .csv, .tsv (also .gz, .xz, .bz2), .parquet and .arrow.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import json
 import lzma
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ SEPARATED = {".csv": ",", ".tsv": "\t"}
 NOT_DATA = ("dataset_dict.json", "dataset_info.json", "state.json", "package.json")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-ALIKE = ({"validation", "valid", "val", "dev"}, {"train", "training"}, {"test"})
+ALIKE = (("validation", "valid", "val", "dev"), ("train", "training"), ("test",))
+"""Names of the same split."""
+WORDS = tuple(word for group in ALIKE for word in group)
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -37,27 +40,59 @@ def stem_of(file: Path) -> str | None:
 
 
 def files_named(folder: Path, name: str) -> list[Path]:
-    """Files of one configuration: anatomy.csv, anatomy_test.csv, test/anatomy.csv."""
-    words = "|".join(word for group in ALIKE for word in group)
-    split = rf"(?:{words})"
-    pattern = re.compile(rf"(?:{split}[-_])?{re.escape(name)}(?:[-_]{split})?")
-    return [file for file in data_files(folder) if pattern.fullmatch(stem_of(file) or "")]
+    """Files of one configuration: anatomy_test.csv, test/anatomy.csv, test/anatomy/1.json."""
+    split = rf"(?:{'|'.join(WORDS)})"
+    pattern = re.compile(rf"(?:{split}[-_])?{re.escape(name)}(?:[-_]{split})?", re.IGNORECASE)
+    return [
+        file
+        for file in data_files(folder)
+        if pattern.fullmatch(stem_of(file) or "") or name in file.relative_to(folder).parts[:-1]
+    ]
 
 
-def split_of(file: Path, root: Path, known: Iterable[str] = ()) -> str | None:
-    """The split that the name of a file or of its folder says; one of `known` is taken whole."""
-    words = {word for group in ALIKE for word in group}
+def by_split(
+    files: Sequence[Path], root: Path, known: Sequence[str], asked: str, task: str
+) -> dict[str, list[Path]]:
+    """The files of each split; those that say none are of the split `asked`.
+
+    A file that is called as the split, or lies in a folder that is, goes before others whose names
+    only have it in them. Raises `UserError` where it is not clear which files make a split.
+    """
+    found: dict[str, dict[bool, list[Path]]] = {}
+    for file in files:
+        split, is_exact = split_of(file, root, known) or (asked, False)
+        found.setdefault(split, {}).setdefault(is_exact, []).append(file)
+    parts = {}
+    for split, ways in found.items():
+        parts[split] = ways.get(True) or ways[False]
+        stems = {stem_of(file) for file in parts[split]} if True not in ways else set()
+        kinds = {_kind_of(file) for file in parts[split]}
+        if len(stems) > 1 or len(kinds) > 1:
+            several = ", ".join(str(file.relative_to(root)) for file in parts[split][:4])
+            raise UserError(
+                f"tasks: {task}: {root}: which of {several} holds the split {split}? Call that one"
+                f" {split}, or keep one alone"
+            )
+    return parts
+
+
+def split_of(file: Path, root: Path, known: Iterable[str] = ()) -> tuple[str, bool] | None:
+    """The split that the name of a file or of its folder says, and whether it is the whole name."""
     folders = [] if file == root else list(file.relative_to(root).parts[:-1])
     names = [stem_of(file) or "", *reversed(folders)]
     for name in names:
-        if name in known:
-            return name
+        if name in known or name in WORDS:
+            return name, True
     for name in names:
         said = re.split(r"[-_.]", name.lower())
         for word in (said[0], *reversed(said)):
-            if word in words:
-                return word
+            if word in WORDS:
+                return word, False
     return None
+
+
+def _kind_of(file: Path) -> str:
+    return Path(file.stem if file.suffix in PACKED else file.name).suffix.lower()
 
 
 def read_table(file: Path, task: str, label: str | None = None) -> Any:
@@ -69,7 +104,7 @@ def read_table(file: Path, task: str, label: str | None = None) -> Any:
     import datasets
     import pyarrow.parquet
 
-    kind = Path(file.stem if file.suffix in PACKED else file.name).suffix.lower()
+    kind = _kind_of(file)
     try:
         if kind == ".parquet":
             return datasets.Dataset(pyarrow.parquet.read_table(file))
@@ -101,6 +136,8 @@ def _rows(stream: Any, kind: str) -> list[Any]:
             raise ValueError("a line has more fields than the first, which names the columns")
         return rows
     text = stream.read()
-    if text.lstrip().startswith("["):
-        return json.loads(text)
+    if kind == ".json":
+        with contextlib.suppress(json.JSONDecodeError):  # such files also hold lines
+            whole = json.loads(text)
+            return whole if isinstance(whole, list) else [whole]
     return [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -68,6 +68,14 @@ GSM8K_FILES = {
     "no split in the name": {"openai__gsm8k/main/rows.jsonl": lines(GSM8K)},
     "folder of the split": {"gsm8k/main/test/rows.jsonl": lines(GSM8K)},
     "files of the configuration": {"gsm8k/main.jsonl": lines(GSM8K)},
+    "beside other versions": {
+        "gsm8k/test.jsonl": lines(GSM8K),
+        "gsm8k/test_socratic.jsonl": lines(GSM8K[:1]),
+        "gsm8k/validation.jsonl": "broken, but nobody asks for it",
+    },
+    "an object a file": {
+        f"gsm8k/test/main/{i}.json": json.dumps(row, indent=1) for i, row in enumerate(GSM8K)
+    },
     "as its card says": {
         "openai/gsm8k/README.md": "---\nconfigs:\n- config_name: main\n  data_files:\n"
         "  - split: test\n    path: grade/school.jsonl\n---\n",
@@ -161,6 +169,15 @@ BAD = {
     ),
     "too many fields": ({"gsm8k/test.csv": "question,answer\na,b,c\n"}, "more fields than the fi"),
     "empty": ({"gsm8k/test.csv": "question,answer\n"}, "test.csv could not be read"),
+    "two formats": (
+        {"gsm8k/test.jsonl": lines(GSM8K), "gsm8k/test.csv": table(GSM8K)},
+        "gsm8k: which of test.csv, test.jsonl holds the split test",
+    ),
+    "two files": (
+        {"gsm8k/a.jsonl": lines(GSM8K), "gsm8k/b.jsonl": lines(GSM8K)},
+        "gsm8k: which of a.jsonl, b.jsonl holds the split test",
+    ),
+    "no folder of its own": ({"test.jsonl": lines(GSM8K)}, "files of one task belong in a folder"),
     "files that differ": (
         {"gsm8k/test/a.jsonl": lines(GSM8K), "gsm8k/test/b.jsonl": '{"question": 1}'},
         "a.jsonl and 1 more do not go together",
