@@ -131,6 +131,16 @@ def test_a_greedy_answer_is_asked_for_once_and_one_with_noise_for_every_repetiti
     assert [len(set(work.keys)) for work in (greedy, noisy)] == [1, 3]
 
 
+def test_the_seed_tells_answers_apart_where_something_is_drawn():
+    instance, noisy = Instance(("the dog", {"until": []}), 5), SHORT | {"temperature": 1.0}
+    keys = [works([instance], sampling=noisy, seed=seed).keys for seed in (0, 1)]
+    assert keys[0] != keys[1]
+    assert works([instance], seed=0).keys == works([instance], seed=1).keys
+    engine = Told(TOKENIZER, MODEL)
+    run(works([instance], sampling=noisy, seed=1), engine)
+    assert engine.calls[0][2] == 1
+
+
 def test_blocks_stop_at_stop_texts_and_one_block_is_not_asked():
     instances = [Instance(("the cat", {"until": ["Question:", "dog"]}))]
     engine = Told(TOKENIZER, MODEL)
