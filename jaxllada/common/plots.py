@@ -193,9 +193,10 @@ def _annotate_last(axes: Any, curve: Curve, color: str) -> None:
 
 
 def _mark_events(axes: Any, run: Curves) -> None:
-    """Marks rollbacks and steps whose loss was not finite."""
-    for step, word in run.events:
-        if "rollback" in word:
+    """Marks rollbacks, spikes and steps whose loss was not finite."""
+    for step, event in run.events:
+        if event in ("rollback", "loss_spike"):
+            word = event.replace("_", " ")
             axes.axvline(step, color=COLORS[6], linewidth=1.0, alpha=0.8, zorder=1)
             axes.annotate(
                 word, (step, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),

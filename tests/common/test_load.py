@@ -227,6 +227,25 @@ def test_help_names_every_key_with_its_default_and_meaning(capsys):
     assert "--remat none|full" in out
 
 
+@dataclass(frozen=True, kw_only=True)
+class Larger(Model):
+    """Larger models."""
+
+    width: int = 8
+    """Width."""
+    model: str = "large"
+    """Preset of a large one."""
+
+
+def test_a_key_with_another_default_stays_in_its_group(capsys):
+    with pytest.raises(SystemExit):
+        load("--help", cls=Larger)
+    text = " ".join(capsys.readouterr().out.split("\n\n", 1)[1].split())
+    places = [text.index(part) for part in ("Model: --model", "default large", "keys: --width")]
+    assert places == sorted(places)
+    assert "Preset of a large one." in text
+
+
 def test_python_values_follow_the_same_rules():
     assert from_mapping(Config, {"max_steps": 3, "betas": [0.1, 0.2]}) == Config(
         max_steps=3, betas=(0.1, 0.2)

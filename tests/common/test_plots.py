@@ -30,6 +30,7 @@ def made(folder, *, count=60, rates=True, bound=True, baselines=True, bad=()):
             writer.log({"eval_bound": loss, "eval_standard_error": 0.1}, step)
     if bad:
         writer.log({"event": "rollback"}, max(bad))
+        writer.log({"event": "loss_spike"}, max(bad) + 1)
     writer.close()
     return folder
 
@@ -58,7 +59,14 @@ def test_the_picture_shows_bound_baselines_rollback_and_rates(tmp_path):
     figure = _figure([read_curves(made(tmp_path, bad=(5,)), "mine")])
     bound = 3 + 5 / 60
     words = {f"{bound:.3f}", "uniform 8.30", "unigram 6.50", "rollback", "validation bound"}
-    words |= {"not finite", "Learning rate", "Loss by mask rate t", "tokens", "mine: loss"}
+    words |= {
+        "loss spike",
+        "not finite",
+        "Learning rate",
+        "Loss by mask rate t",
+        "tokens",
+        "mine: loss",
+    }
     assert words <= texts(figure)
 
 

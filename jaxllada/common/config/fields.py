@@ -1,7 +1,7 @@
 """What a configuration class says about its keys: type, default, help, group.
 
 A configuration is a flat frozen dataclass. The help of a key is the string below its field, or
-`field(metadata={"help": ...})`; its group is `metadata["group"]`, else the class that defines it.
+`field(metadata={"help": ...})`; its group is `metadata["group"]`, else the class that first has it.
 """
 
 import ast
@@ -60,7 +60,7 @@ def keys_of(cls: type) -> dict[str, Key]:
         docs |= found
         first |= opening
         for name in vars(base).get("__annotations__", {}):
-            home[name] = _title(base) if base is not cls else ""
+            home.setdefault(name, _title(base) if base is not cls else "")
     keys = {}
     for field in dataclasses.fields(cls):
         if not field.init:
