@@ -58,6 +58,41 @@ def test_steps_that_only_drew_higher_rates_are_no_spikes():
         assert made.streak == 0
 
 
+def test_what_a_jagged_run_does_by_itself_is_no_spike():
+    rng = np.random.default_rng(4)
+    made, is_far = SpikeWatch(4.0, 1), 0
+    for _ in range(400):
+        one = step(rng, spread=8.0)
+        made.add(one)
+        assert not made.is_up()
+        expected = (one.counts.masked * COST).sum()
+        is_far += one.counts.nll.sum() > 1.15 * expected
+    assert is_far > 20
+    made.add(step(rng, 6.0, spread=8.0))
+    assert made.is_up()
+
+
+def test_steps_with_few_masked_tokens_do_not_hide_a_spike_in_others():
+    rng = np.random.default_rng(5)
+    made, many = SpikeWatch(4.0, 1), np.full(8, 0.9)
+    for _ in range(150):
+        for rates in (many, np.full(8, 0.02)):
+            made.add(step(rng, rates=rates, spread=3.0))
+            assert not made.is_up()
+    made.add(step(rng, 1.0, rates=many, spread=3.0))
+    assert made.is_up()
+
+
+def test_a_run_that_has_become_calm_is_judged_as_calm():
+    rng = np.random.default_rng(6)
+    made = SpikeWatch(4.0, 1)
+    for number in range(400):
+        made.add(step(rng, spread=5.0 if number < 100 else 0.5))
+        assert not made.is_up()
+    made.add(step(rng, 1.0))
+    assert made.is_up()
+
+
 def test_odd_batches_between_others_and_a_falling_loss_are_no_trouble():
     made, rng = watch()
     for number in range(40):
