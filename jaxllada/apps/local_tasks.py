@@ -72,16 +72,20 @@ def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
     if not tasks:
         raise UserError("tasks is not given: name tasks, groups, or files, with commas between")
     manager = task_manager()
-    specs = [_spec(name, manager) for name in tasks]
-    manager._factory = _factory(source)
+    if not hasattr(manager, "_factory"):
+        raise UserError("lm_eval is of a version whose tasks cannot be given data; 0.4.13 is known")
+    known = manager._index
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        return manager.load(specs)
+        # Tasks of files are known for this call alone.
+        manager._index, manager._factory = dict(known), _factory(source)
+        return manager.load([_spec(name, manager) for name in tasks])
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"tasks={','.join(tasks)}: {' '.join(str(error).split())}") from error
     finally:
+        manager._index = known
         random.setstate(state)
         np.random.set_state(numpy_state)  # noqa: NPY002
 
@@ -98,7 +102,9 @@ def _spec(name: str, manager: "TaskManager") -> Any:
         return name
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return str(path)
+        name, entries = task_index.entries_of(path)
+        manager.task_index.update(entries)
+        return name
     if path.suffix in QUESTIONS and path.is_file():
         return questions_task(path)
     if path.suffix in (".yaml", ".yml", *QUESTIONS):
@@ -137,10 +143,21 @@ def questions_task(path: Path) -> dict[str, Any]:
 
 def _factory(source: TaskSource) -> Any:
     """lm_eval's maker of tasks, whose tasks take their data from `source`."""
+    from lm_eval.tasks import _factory as lm_eval_factory
     from lm_eval.tasks._factory import TaskFactory
     from lm_eval.tasks._index import Kind
 
+    module: Any = lm_eval_factory
+
     class Factory(TaskFactory):
+        def _build_group_members(self, *args: Any) -> Any:
+            # Members that a group defines itself are made of the class that this module knows.
+            before, module.ConfigurableTask = module.ConfigurableTask, source.reading()
+            try:
+                return super()._build_group_members(*args)
+            finally:
+                module.ConfigurableTask = before
+
         def _load_full_config(self, entry: Any, overrides: Any = None) -> dict[str, Any]:
             config = super()._load_full_config(entry, overrides)
             if entry.kind in (Kind.TASK, Kind.PY_TASK):

@@ -4,6 +4,7 @@ Only names, groups, tags and includes matter until a task is made, and these are
 one line of their own. A file that says them in another way is parsed as lm_eval does it.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Sequence
@@ -61,6 +62,31 @@ def index_of(folder: Path) -> dict[str, Any]:
     for entry in index.values():
         entry.cfg = None
     return index
+
+
+def entries_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """The task or group that a file defines, and {name: Entry}; a group also knows files beside it.
+
+    Raises `UserError` where it defines none.
+    """
+    from lm_eval.tasks._index import TaskIndex
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = path.resolve()
+    entries: dict[str, Any] = {}
+    try:
+        said = load_yaml(path, resolve_func=False)
+        TaskIndex.process_cfg(said, path, entries)
+    except Exception as error:  # of the YAML parser, or of lm_eval about its content
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"tasks: {path} defines no task or group: {reason}") from error
+    if "group" not in said:
+        return said["task"], entries
+    for file in sorted(path.parent.glob("*.y*ml")):
+        with contextlib.suppress(Exception):  # the group may not need it
+            if file != path:
+                TaskIndex.process_cfg(load_yaml(file, resolve_func=False), file, entries)
+    return said["group"], entries
 
 
 def _head(path: Path) -> dict[str, Any]:

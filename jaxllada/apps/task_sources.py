@@ -78,8 +78,11 @@ class TaskSource(ABC):
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         """Sets `task.dataset` to {split: Dataset}; `real` does what lm_eval does."""
 
-    def reading(self, kind: Any, name: str) -> type:
-        """A subclass of a task's class that takes its data from here; `kind` None: a YAML task."""
+    def reading(self, kind: Any = None, name: str = "") -> type:
+        """A subclass of a task's class that takes its data from here; `kind` None: a YAML task.
+
+        Without a name it goes by what its configuration says.
+        """
         from lm_eval.api.task import ConfigurableTask
 
         source, is_yaml = self, kind is None
@@ -89,7 +92,8 @@ class TaskSource(ABC):
             config, path = task.config, task.DATASET_PATH
             told = config.metadata or {}
             named = tuple(told.get("local_names", ()))
-            place = Place(name, path or "", task.DATASET_NAME, named, told.get("origin"))
+            here = name or config.task
+            place = Place(here, path or "", task.DATASET_NAME, named, told.get("origin"))
             source.title = place.title or "its data"
             if callable(config.custom_dataset) or path in BUILDERS or not path:
                 _find_files(config)
@@ -105,11 +109,13 @@ class TaskSource(ABC):
                 needs.check(task.dataset, source.where, strict=source.is_local)
 
         def build_all_requests(task: Any, **keys: Any) -> None:
-            with asking(task, name, task.data_title):
+            with asking(task, name or task.config.task, task.data_title):
                 base.build_all_requests(task, **keys)
 
         def init(task: Any, config: Any = None, **kwargs: Any) -> None:
             config = {key: value for key, value in config.items() if key != "class"}
+            if not name:
+                source.begin(config["task"])
             base.__init__(task, config=config, **kwargs)
             if source.is_local:
                 needs = needs_of(task)

@@ -143,6 +143,34 @@ def test_a_yaml_file_finds_its_data_beside_it(keys, tmp_path, monkeypatch):
         tasks = task_dict([str(folder / "colours.yaml")], data=str(tmp_path))
 
 
+def test_members_that_a_group_defines_itself_read_the_folder_too(tmp_path):
+    inline = YAML.replace("dataset_path: json", "dataset_path: owner/things")
+    inline = "\n".join(f"    {line}" for line in inline.splitlines() if "kwargs" not in line)
+    group = "group: many\ntask:\n  -\n" + inline + "\n"
+    (tmp_path / "many.yaml").write_text(group)
+    with pytest.raises(UserError, match="no data for many::colours, which reads owner/things"):
+        task_dict([str(tmp_path / "many.yaml")], data=str(tmp_path))
+    (tmp_path / "things.jsonl").write_text('{"thing": "grass", "colour": 1}\n')
+    tasks = task_dict([str(tmp_path / "many.yaml")], data=str(tmp_path))["tasks"]
+    assert [len(task.eval_docs) for task in tasks.values()] == [1]
+
+
+def test_a_group_of_a_file_finds_tasks_beside_it_for_that_call_alone(tmp_path):
+    (tmp_path / "group.yaml").write_text("group: mine\ntask: [colours, gsm8k]\n")
+    (tmp_path / "colours.yaml").write_text(YAML.replace("path: json", "path: owner/things"))
+    changed = "task: gsm8k\n" + YAML.replace("path: json", "path: owner/things").split("\n", 1)[1]
+    (tmp_path / "gsm8k.yaml").write_text(changed)
+    (tmp_path / "things.jsonl").write_text('{"thing": "grass", "colour": 1}\n')
+    tasks = task_dict([str(tmp_path / "group.yaml")], data=str(tmp_path))
+    assert tasks["group_map"] == {"mine": ["colours", "gsm8k"]}
+    assert tasks["tasks"]["gsm8k"].OUTPUT_TYPE == "multiple_choice"
+    with pytest.raises(UserError, match="no data for gsm8k, which reads openai/gsm8k"):
+        task_dict(["gsm8k"], data=str(tmp_path))
+    (tmp_path / "none.yaml").write_text("colour: red\n")
+    with pytest.raises(UserError, match="none.yaml defines no task or group"):
+        task_dict([str(tmp_path / "none.yaml")], data=str(tmp_path))
+
+
 def test_a_yaml_file_without_its_data_is_told(tmp_path):
     (tmp_path / "colours.yaml").write_text(YAML)
     with pytest.raises(UserError, match="colours cannot be made from .*rows.jsonl"):
