@@ -95,9 +95,11 @@ def test_only_options_that_race_may_stop_early():
         Instance(("the dog", " sat"), 1),  # one option: its value is wanted
         Instance(("the log", " sat"), 2), Instance(("the mat", " sat"), 2),  # two contexts
     ]  # fmt: skip
+    # Options compared with themselves behind another context, as acc_mutual_info does.
+    instances += [Instance((context, o), 3) for context in ("the cat", "") for o in (" on", " log")]
     _, engine = run(works(instances, likelihood=racing))
     levels = {q.number: config.stop_level for found, config in engine.calls for q in found}
-    assert levels == {0: 0.9, 1: 0.0, 2: 0.0}
+    assert levels == {0: 0.9, 1: 0.0, 2: 0.0, 3: 0.0}
     (race,) = (q for q in questions(engine) if q.number == 0)
     assert race.divisors == (3.0, 6.0)  # characters, as lm_eval's acc_norm divides
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from jaxllada.apps.harness import templated
+from jaxllada.apps.harness import harness, templated
 from jaxllada.common import chat
+from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError
 from jaxllada.common.tokenizer import Tokenizer
-from tests.asked_words import TEXTS, small_tokenizer
+from tests.asked_words import TEXTS, Instance, Told, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 USER, SYSTEM = {"role": "user", "content": "is it?"}, {"role": "system", "content": "be brief"}
@@ -43,3 +44,15 @@ def test_a_tokenizer_without_the_tokens_of_the_template_is_named():
     tokenizer = Tokenizer(core, bare.special, source="model folder")
     with pytest.raises(UserError, match=r"model folder: <\|eot_id\|> are not in the vocabulary"):
         templated(tokenizer, [USER])
+
+
+def test_likelihoods_behind_a_template_keep_the_blanks_that_end_it():
+    pytest.importorskip("lm_eval")
+    model = small_model(TOKENIZER)
+    engine = Told(TOKENIZER, model)
+    ours = harness(engine, TOKENIZER, likelihood=LikelihoodConfig(mc_num=1, batch_size=1))
+    context = ours.apply_chat_template([USER])
+    ours.loglikelihood([Instance((context, "no"))])
+    (question,) = engine.calls[0][0]
+    assert list(question.prompt) == TOKENIZER.encode(context)
+    assert question.options == (TOKENIZER.encode("no"),)
