@@ -11,7 +11,7 @@ from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.recipes import recipe
 from jaxllada.common.errors import UserError
 
-GSM8K, ARC = "gsm8k@llada-instruct", "arc-c@llada-base"
+GSM8K, PURE, ARC = "gsm8k@llada-instruct", "gsm8k-pure@llada-instruct", "arc-c@llada-base"
 
 
 def options(**keys):
@@ -38,11 +38,12 @@ def test_keys_that_are_given_change_a_recipe_and_are_told():
 def test_a_preset_takes_the_place_of_the_settings_of_a_recipe(tmp_path):
     text = "gen_length: 64\nblock_length: 16\nselection: threshold:0.9"
     (tmp_path / "mine.yaml").write_text(text)
-    found = job(recipe=(GSM8K,), preset=str(tmp_path / "mine.yaml"), steps=32)
+    assert recipe(PURE).sampling["confidence_eos_eot_inf"]
+    found = job(recipe=(PURE,), preset=str(tmp_path / "mine.yaml"), steps=32)
     assert found.manner.sampling == {
         "gen_length": 64, "block_length": 16, "selection": "threshold:0.9", "steps": 32
     }  # fmt: skip
-    assert found.tasks == recipe(GSM8K).tasks
+    assert found.tasks == recipe(PURE).tasks
 
 
 def test_likelihoods_take_the_recipe_and_what_is_given_beside_it():
