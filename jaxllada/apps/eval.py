@@ -123,10 +123,14 @@ def _times(processes: int, hardware: str) -> str:
 def _save_data(tasks: Sequence[str], folder: str) -> int:
     from jaxllada.apps.local_tasks import download
 
-    for name, splits in download(tuple(dict.fromkeys(tasks)), folder).items():
+    saved = download(tuple(dict.fromkeys(tasks)), folder)
+    for name, splits in saved.rows.items():
         print(f"{name}: {', '.join(f'{rows} rows of {split}' for split, rows in splits.items())}")
-    notice(f"on a machine without network: --data {folder}")
-    return 0
+    for reason in saved.failed.values():
+        notice(f"error: {reason}")
+    if saved.rows:
+        notice(f"on a machine without network: --data {folder}")
+    return 1 if saved.failed else 0
 
 
 def _kept(config: EvalOptions, part: Part) -> KeptAnswers:

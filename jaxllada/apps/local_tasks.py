@@ -5,12 +5,13 @@ own (`jaxllada/tasks`), a YAML file, or a file of questions such as the verb `sc
 """
 
 import contextlib
+import fnmatch
 import functools
 import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,20 +52,36 @@ def task_dict(
     return load(tasks, source)
 
 
-def download(tasks: Sequence[str], folder: str) -> dict[str, dict[str, int]]:
+class Saved(NamedTuple):
+    """What `download` did."""
+
+    rows: dict[str, dict[str, int]]
+    """{data set: {split: rows}} of what was written."""
+    failed: dict[str, str]
+    """{task: reason} of what could not be had."""
+
+
+def download(tasks: Sequence[str], folder: str) -> Saved:
     """Fetches the data that the tasks need and writes it where `task_dict(data=folder)` finds it.
 
     One Parquet file for each split that is asked or shown, `folder/cais/mmlu/anatomy/test.parquet`,
     with the column types of the data set; the files themselves of a data set that a script makes.
-    Returns {data set: {split: rows}}. Raises `UserError` as `task_dict`; what was written before
-    stays.
+    What the folder has already of data that is not on the Hub is let be. A task that fails leaves
+    the others alone. Raises `UserError` for an unknown task before anything is asked.
     """
     target = Path(folder).expanduser()
     if target.exists() and not target.is_dir():
         raise UserError(f"download={folder} is a file: name a folder")
-    source = Download(target)
-    load(tasks, source)
-    return source.saved
+    index = dict(task_manager().task_index)
+    for name in tasks:
+        _spec(name, index)
+    source, failed = Download(target), {}
+    for name in tasks:
+        try:
+            load([name], source)
+        except UserError as error:
+            failed[name] = str(error)
+    return Saved(source.saved, failed)
 
 
 def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
@@ -79,7 +96,7 @@ def load(tasks: Sequence[str], source: TaskSource) -> "TaskDict":
     try:
         # Tasks of files are known for this call alone.
         manager._index, manager._factory = dict(known), _factory(source)
-        return manager.load([_spec(name, manager) for name in tasks])
+        return manager.load([spec for name in tasks for spec in _spec(name, manager._index)])
     except UserError:
         raise
     except ValueError as error:
@@ -96,21 +113,26 @@ def task_manager() -> "TaskManager":
     return task_index.task_manager([OWN])
 
 
-def _spec(name: str, manager: "TaskManager") -> Any:
-    """What lm_eval is asked to load for a name; raises `UserError` for one that is not known."""
-    if name in manager.task_index:
-        return name
+def _spec(name: str, index: dict[str, Any]) -> list[Any]:
+    """What lm_eval is asked to load for a name; raises `UserError` for one that is not known.
+
+    Tasks of a file are added to the index.
+    """
+    if name in index:
+        return [name]
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") and path.is_file():
         name, entries = task_index.entries_of(path)
-        manager.task_index.update(entries)
-        return name
+        index.update(entries)
+        return [name]
     if path.suffix in QUESTIONS and path.is_file():
-        return questions_task(path)
+        return [questions_task(path)]
     if path.suffix in (".yaml", ".yml", *QUESTIONS):
         raise UserError(f"tasks: {name}: no such file")
-    hint = nearest(name, manager.all_tasks)
-    raise UserError(f"tasks: {name!r} is no task, group or tag, and no file{hint}")
+    if found := fnmatch.filter(task_manager().all_subtasks, name):
+        return found
+    hint = nearest(name, index)
+    raise UserError(f"tasks: {name!r} is no task, group, tag or pattern, and no file{hint}")
 
 
 def questions_task(path: Path) -> dict[str, Any]:

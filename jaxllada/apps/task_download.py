@@ -5,6 +5,7 @@ What is asked or shown is written as one Parquet file for each split. Data sets 
 in their repository, archives unpacked.
 """
 
+import contextlib
 import io
 import os
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxllada.apps.local_data import LocalData
+from jaxllada.apps.local_data import LocalData, TaskData
 from jaxllada.apps.local_tables import stem_of
 from jaxllada.apps.task_needs import needs_of
 from jaxllada.apps.task_sources import Hub, Place, is_of_script, reason_of
@@ -33,13 +34,16 @@ class Download(Hub):
 
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         needs = needs_of(task)
+        if place.origin and self._has(place):
+            task.dataset, self.names = self._find(place).splits(needs)
+            return
         try:
             super().load(task, place, real)
         except UserError as error:
             if not error.__cause__ or not is_of_script(error.__cause__):
                 raise
             self._fetch(place)
-            found = LocalData(self.folder).find(place.task, place.path, place.name).splits(needs)
+            found = self._find(place).splits(needs)
             task.dataset, self.names = found
             self.saved[place.title] = {name: len(table) for name, table in found.tables.items()}
             return
@@ -47,6 +51,14 @@ class Download(Hub):
         for split in task.dataset:
             if not needs.asked or split in (needs.asked, needs.shown):
                 self._save(task.dataset[split], target / f"{split}.parquet", place, str(split))
+
+    def _find(self, place: Place) -> TaskData:
+        return LocalData(self.folder).find(place.task, place.path, place.name, place.names)
+
+    def _has(self, place: Place) -> bool:
+        with contextlib.suppress(UserError):
+            return bool(self._find(place))
+        return False
 
     def _save(self, table: Any, file: Path, place: Place, split: str) -> None:
         rows = self.saved.setdefault(place.title, {})

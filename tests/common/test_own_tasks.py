@@ -112,6 +112,8 @@ def test_faults_of_questions_are_told(tmp_path):
         task_dict([str(tmp_path / "b.jsonl")])
     with pytest.raises(UserError, match="'gsm9k' is no task, .*did you mean 'gsm8k'"):
         task_dict(["gsm9k"])
+    with pytest.raises(UserError, match="'gsm_k\\*x' is no task, group, tag or pattern"):
+        task_dict(["gsm_k*x"])
     with pytest.raises(UserError, match="tasks is not given"):
         task_dict([])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from jaxllada.apps.local_tasks import task_dict
+from jaxllada.apps.local_tasks import download, task_dict
 from jaxllada.apps.task_download import unpack
 from jaxllada.common.errors import UserError
 from tests.common.task_rows import TASKS
@@ -36,7 +36,8 @@ FETCH = """
 import json, sys
 from jaxllada.apps.local_tasks import download, task_dict
 from jaxllada.common.errors import UserError
-found = {"saved": download(sys.argv[2:], sys.argv[1]), "told": []}
+saved = download(sys.argv[2:], sys.argv[1])
+found = {"saved": saved.rows, "failed": saved.failed, "told": []}
 for name in ("gsm8k", "ceval-valid_law"):
     try:
         task_dict([name])
@@ -82,7 +83,7 @@ def fetched(tmp_path_factory):
     )
     keys = {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
     with hub(root) as (address, asked):
-        names = ["mmlu_anatomy", "mmlu_high_school_physics", "ceval-valid_law"]
+        names = ["gsm8k", "mmlu_anatomy", "mmlu_high*physics", "reversal_poems", "ceval-valid_law"]
         done = subprocess.run(
             [sys.executable, "-c", FETCH, str(folder), *names],
             env={**os.environ, **keys, "HF_ENDPOINT": address},
@@ -108,6 +109,8 @@ def test_the_splits_that_tasks_need_are_saved_and_no_others(fetched):
         f"{split}/{name}_{split}.csv" for split in ("val", "dev") for name in ("law", "civil_law")
     }
     assert files == mmlu | {f"ceval/ceval-exam/{name}" for name in (*law, "outside.csv")}
+    assert found["failed"].keys() == {"gsm8k", "reversal_poems"}
+    assert "put poem_data.json" in found["failed"]["reversal_poems"]
     assert found["saved"]["cais/mmlu (anatomy)"] == {"test": 4, "dev": 5}
     assert found["saved"]["ceval/ceval-exam (law)"] == {"val": 4, "dev": 5}
     assert not [line for line in asked if "virology" in line and ".parquet" in line]
@@ -136,12 +139,17 @@ def test_what_the_hub_lacks_or_makes_by_script_is_told_with_a_way_out(fetched):
     assert "put them into DIR/ceval-exam yourself" in of_script
 
 
-def test_a_file_is_no_folder_to_save_to(tmp_path):
-    from jaxllada.apps.local_tasks import download
-
+def test_nothing_is_asked_for_a_folder_or_task_that_is_wrong(tmp_path):
     put(tmp_path / "file", "x")
     with pytest.raises(UserError, match="download=.*file is a file"):
         download(["gsm8k"], str(tmp_path / "file"))
+    with pytest.raises(UserError, match="'gsm9k' is no task"):
+        download(["gsm8k", "gsm9k"], str(tmp_path / "new"))
+
+
+def test_data_that_is_not_on_the_hub_may_be_there_already(tmp_path):
+    put(tmp_path / "poem_pairs.json", '[{"first": "a", "second": "b"}]')
+    assert download(["reversal_poems"], str(tmp_path)) == ({}, {})
 
 
 def test_files_that_are_no_archives_keep_their_names(tmp_path):
