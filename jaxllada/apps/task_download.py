@@ -25,6 +25,8 @@ from jaxllada.common.manifest import write_atomically
 class Download(Hub):
     """The Hub, with the splits that tasks need written to a folder that `LocalData` reads."""
 
+    advice = "set HF_ENDPOINT to a mirror, or put its files into the folder yourself"
+
     def __init__(self, folder: Path):
         super().__init__()
         self.folder = folder
@@ -57,7 +59,7 @@ class Download(Hub):
 
     def _has(self, place: Place) -> bool:
         with contextlib.suppress(UserError):
-            return bool(self._find(place))
+            return self.folder.is_dir() and bool(self._find(place))
         return False
 
     def _save(self, table: Any, file: Path, place: Place, split: str) -> None:

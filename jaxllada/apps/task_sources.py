@@ -17,7 +17,7 @@ from jaxllada.common.errors import UserError
 
 BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 """Dataset paths that name a reader of files, not a data set."""
-_MIRROR = (
+MIRROR = (
     "set HF_ENDPOINT to a mirror, or HF_HUB_OFFLINE=1 to use the cache alone, or where there is a"
     " network run `eval --download DIR --tasks {task}` and then give --data DIR here"
 )
@@ -130,6 +130,9 @@ class TaskSource(ABC):
 class Hub(TaskSource):
     """The Hugging Face Hub, or what is cached of it."""
 
+    advice = MIRROR
+    """What helps where it cannot be reached."""
+
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         from jaxllada.common.data.tables import offline_where_unreachable
 
@@ -142,7 +145,7 @@ class Hub(TaskSource):
             with offline_where_unreachable():
                 real()
         except Exception as error:  # the Hub's client and every reader raise their own kinds
-            reason, advice = reason_of(error), _MIRROR.format(task=place.task)
+            reason, advice = reason_of(error), self.advice.format(task=place.task)
             if is_of_script(error):
                 advice = _SCRIPT.format(task=place.task, last=place.path.rsplit("/", 1)[-1])
             raise UserError(

@@ -148,6 +148,9 @@ def test_nothing_is_asked_for_a_folder_or_task_that_is_wrong(tmp_path):
 
 
 def test_data_that_is_not_on_the_hub_may_be_there_already(tmp_path):
+    rows, failed = download(["reversal_poems"], str(tmp_path / "new"))
+    assert not rows
+    assert "put poem_data.json" in failed["reversal_poems"]
     put(tmp_path / "poem_pairs.json", '[{"first": "a", "second": "b"}]')
     assert download(["reversal_poems"], str(tmp_path)) == ({}, {})
 
