@@ -153,6 +153,8 @@ def test_canvases_grow_block_by_block_up_to_the_most():
     assert [p.columns for p in found] == [8, 12, 12]
     assert (found[-1].nfe, found[-1].blocks_left) == (9, 0)
     assert (found[-1].trace.tokens[3] == [7, EOS, 7, 7, *[EOS] * 8]).all()
+    (last,) = course(Scribe(answers_with_ends(1, 2, 0, 3), calls=3), GROW)
+    assert (last.nfe, last.columns, last.trace.tokens.shape) == (3, 12, (4, 12))
 
 
 @pytest.mark.parametrize(
