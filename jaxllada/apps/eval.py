@@ -17,7 +17,8 @@ from jaxllada.apps.answering import OpenEngine, look_up
 from jaxllada.apps.answers_kept import KeptAnswers
 from jaxllada.apps.asked import answer, cost, keys_of, missing
 from jaxllada.apps.eval_files import write_run
-from jaxllada.apps.eval_jobs import Loaded, build, jobs_of, lay_out
+from jaxllada.apps.eval_job import Loaded
+from jaxllada.apps.eval_jobs import build, jobs_of, lay_out
 from jaxllada.apps.eval_keys import TABLE, EvalOptions
 from jaxllada.apps.eval_protocol import protocol_of, unused
 from jaxllada.apps.eval_report import Run, environment, record, stored_type

@@ -2,19 +2,17 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxllada.apps.asked_texts import Texts
 from jaxllada.apps.estimate_keys import EstimateKeys
+from jaxllada.apps.eval_job import Job, Loaded
 from jaxllada.apps.eval_keys import EvalOptions
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.recipes import Recipe
 
-if TYPE_CHECKING:
-    from jaxllada.apps.eval_jobs import Job, Loaded
 
-
-def changes(job: "Job", recipe: Recipe, options: EvalOptions) -> tuple[str, ...]:
+def changes(job: Job, recipe: Recipe, options: EvalOptions) -> tuple[str, ...]:
     """The settings of a job that are not the recipe's, by their keys."""
     changed = set()
     if recipe.sampling:
@@ -48,7 +46,7 @@ def unused(options: EvalOptions, kinds: Collection[str]) -> str:
     return f"not used, as no task {what}: {', '.join(told)}" if told else ""
 
 
-def protocol_of(loaded: "Loaded", options: EvalOptions) -> Mapping[str, Any]:
+def protocol_of(loaded: Loaded, options: EvalOptions) -> Mapping[str, Any]:
     """Everything that was set, for the record: defaults written out."""
     job = loaded.job
     found: dict[str, Any] = {
