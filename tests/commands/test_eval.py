@@ -11,6 +11,8 @@ import jaxllada.__main__ as ours_
 import npu_backend.__main__ as npu
 from jaxllada import convert
 from jaxllada.apps.answers_kept import KeptAnswers
+from jaxllada.apps.eval_jobs import build, jobs_of
+from jaxllada.apps.eval_keys import EvalOptions
 from jaxllada.apps.harness import harness
 from jaxllada.apps.local_tasks import task_manager
 from jaxllada.common.config.likelihood import LikelihoodConfig
@@ -247,7 +249,7 @@ def test_greedy_accuracy_is_counted_when_it_is_asked_for(home, tmp_path):
     [
         ([], "tasks and recipe are not given: name tasks (gsm8k), or a recipe (gsm8k@"),
         ([], "the bound on a validation set is measured by the verb evaluate"),
-        (["--tasks", "gsm9k"], "'gsm9k' is no task, group or tag, and no file; did you mean"),
+        (["--tasks", "gsm9k"], "'gsm9k' is no task, group, tag or pattern, and no file"),
         (["--recipe", "gsm8k@llada-instuct"], "recipe=gsm8k@llada-instuct is unknown"),
         (["--tasks", "{ends}"], "greedy_check=false with task ends: its metric acc asks"),
         (["--tasks", "{writes}", "--num_fewshot", "2"], "task writes takes none, by its own def"),
@@ -315,3 +317,48 @@ def test_weights_of_the_hub_are_not_downloaded_for_a_command_that_is_wrong(
     assert npu.main(["eval", "owner/name", "--tasks", str(home / "choose.jsonl"), "--mc_num", "1",
                      "--device", "cpu"]) == 0  # fmt: skip
     assert asked == [False, False, True]
+
+
+SHOTS = (
+    TASK.replace("num_fewshot: 0", "fewshot_split: test")
+    + """
+process_docs: !function drawn.shuffled
+fewshot_config: {{sampler: default}}
+generation_kwargs: {{until: ["z"]}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+)
+SHUFFLED = """
+import numpy as np
+
+def shuffled(rows):
+    return rows.select(np.random.permutation(len(rows)))
+"""
+
+
+def test_prompts_depend_on_their_seed_alone(home, tmp_path):
+    """Tasks draw their examples, and some the order of their rows, while they are made."""
+    (home / "shots.yaml").write_text(
+        SHOTS.format(name="shots", file=home / "rows.jsonl", kind="generate_until")
+    )
+    (home / "drawn.py").write_text(SHUFFLED)
+    tokenizer = Tokenizer.from_folder(home / "model")
+
+    def prompts(**keys):
+        options = EvalOptions(
+            model_name_or_path="x", tasks=(str(home / "shots.yaml"),), num_fewshot=2, **keys
+        )
+        (job,) = jobs_of(options)
+        built = build(job, options, tokenizer)
+        return [instance.args[0] for instance in built.instances["generate_until"]]
+
+    first, again = prompts(), prompts()
+    assert first == again
+    assert len(set(first)) == 5
+    assert {prompt.count("sat on the log") for prompt in first} == {2}
+    others = prompts(fewshot_seed=7)
+    assert others != first
+    ends = [[prompt.rpartition("\n\n")[2] for prompt in several] for several in (first, others)]
+    assert ends[0] == ends[1]  # the same questions in the same order
+    _, samples, _ = run(words(home, "shots.yaml", num_fewshot=2), tmp_path)
+    assert [row["arguments"][0][0] for row in samples["shots"]] == first

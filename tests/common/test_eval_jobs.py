@@ -78,6 +78,8 @@ def test_names_of_the_released_evaluation_mean_the_same():
         tasks=("piqa",), cfg=0.5, block_size=8, is_check_greedy=True, apply_chat_template=True
     )
     assert ours == theirs
+    assert (ours.chat, ours.manner.keeps_blanks) == (True, True)
+    assert not job(tasks=("piqa",)).manner.keeps_blanks
     assert ours.manner.sampling["block_length"] == 8
     assert ours.manner.likelihood.block_length is None  # that of sampling; attention is full
     causal = job(tasks=("piqa",), attention="block_causal", block_size=8).manner.likelihood
