@@ -29,7 +29,7 @@ class Scribe:
 
     def place(self, canvas, placed):
         self.placed.append((canvas.rows.tolist(), canvas.gen_length, canvas.block, canvas.step))
-        assert canvas.tokens.shape[1] == 2 + canvas.gen_length
+        assert canvas.tokens.shape[1] == canvas.prompt_length + canvas.gen_length
         assert canvas.policy.block_length == 4
         return {
             "canvas": canvas, "tokens": canvas.tokens.copy(), "order": canvas.order.copy(),
@@ -38,15 +38,14 @@ class Scribe:
 
     def advance(self, placed, end_block, end_step):
         self.asked.append((end_block, end_step))
-        tokens, order = placed["tokens"], placed["order"]
+        tokens, order, canvas = placed["tokens"], placed["order"], placed["canvas"]
         while placed["block"] < end_block and placed["step"] < end_step:
             placed["step"] += 1
             if placed["step"] % self.calls == 0:
                 first = placed["block"] * 4
-                part = slice(2 + first, 6 + first)
+                part = slice(canvas.prompt_length + first, canvas.prompt_length + first + 4)
                 blank = tokens[:, part] == MASK
-                rows = placed["canvas"].rows
-                tokens[:, part][blank] = self.answers[rows, first : first + 4][blank]
+                tokens[:, part][blank] = self.answers[canvas.rows, first : first + 4][blank]
                 order[:, part][blank] = placed["step"] - 1
                 placed["block"] += 1
         return placed
@@ -124,6 +123,19 @@ def test_a_row_alone_stops_on_the_device_unless_the_host_has_to_look():
         device = Scribe(answers_with_ends(None))
         course(device, dataclasses.replace(CONFIG, **changes), 1, **options)
         assert [block for block, _ in device.asked] == [1, 2, 3]
+
+
+def test_two_rows_or_gaps_in_a_prompt_are_looked_at_after_every_block():
+    device = Scribe(answers_with_ends(None, None))
+    course(device, CONFIG, 2)
+    assert [block for block, _ in device.asked] == [1, 2, 3]
+    # Blocks from the first gap on; the end is in the first block behind the prompt.
+    device = Scribe(answers_with_ends(5))
+    config = dataclasses.replace(CONFIG, infill=True, gen_length=8, steps=4)
+    answers = lay_out(TABLE_CONFIG, np.array([[1, 2, MASK, 3]]), config)
+    *_, last = run(device, answers)
+    assert [block for block, _ in device.asked] == [1, 2]
+    assert (last.nfe, last.trace.tokens.tolist()) == (8, [[1, 2, 7, 3, 7, EOS, 7, 7, *[EOS] * 4]])
 
 
 def test_own_rules_are_asked_for_what_there_is_of_a_row():
