@@ -115,12 +115,12 @@ def decode(model, prompt, config, make_reader):
         counts = transfer_counts(length, config.steps // config.num_blocks)
         for call, count in enumerate(counts[counts > 0]):
             logits = read(tokens, first, call)
-            logits[:, mask_id] = -np.inf
-            choice = logits.argmax(axis=1)
             weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            confidence = np.where(
-                tokens[first : first + length] == mask_id, 1 / weights.sum(axis=1), -np.inf
-            )
+            weights /= weights.sum(axis=1, keepdims=True)
+            # The mask is never chosen, and counts in the distribution that confidence is of.
+            weights[:, mask_id] = -np.inf
+            choice, confidence = weights.argmax(axis=1), weights.max(axis=1)
+            confidence[tokens[first : first + length] != mask_id] = -np.inf
             for slot in np.argsort(-confidence, kind="stable")[:count]:
                 tokens[first + slot] = choice[slot]
             yield tokens.copy()
