@@ -57,8 +57,8 @@ class Scribe:
         )
 
     def foresee(self, placed):
-        """Ends from the named column of the answer on, one number for each look."""
-        where = np.arange(placed["tokens"].shape[1]) - 2 >= next(self.ends)
+        """Ends from the named column of the answers on: for each look a number, or one a row."""
+        where = np.arange(placed["tokens"].shape[1]) - 2 >= np.reshape(next(self.ends), (-1, 1))
         is_end = np.broadcast_to(where, placed["tokens"].shape)
         return is_end, np.where(is_end, 0.9, 0.1).astype(np.float32)
 
@@ -189,6 +189,18 @@ def test_adaptive_canvases_are_looked_at_before_the_first_block_and_after_each(e
     found = course(device, config, 1)
     assert list(dict.fromkeys(length for _, length, *_ in device.placed)) == lengths
     assert found[-1].nfe == nfe
+
+
+def test_rows_have_lengths_of_their_own():
+    """The second row expects no end at first, and one behind its second block then."""
+    canvas = "adaptive:start=4,window=1,confidence=0.5,low=0.2,high=0.6"
+    device = Scribe(answers_with_ends(None, None), calls=3, ends=[(0, 99), (0, 6), 7])
+    found = course(device, dataclasses.replace(GROW, canvas=canvas), 2, steps_per_piece=2)
+    *before, look, go_on = device.placed
+    assert before == [([0, 1], 4, 0, 0), ([0, 1], 8, 0, 0)]
+    assert look == go_on == ([1], 8, 1, 3)
+    assert [(p.nfe, p.blocks_left) for p in found] == [(4, 2), (6, 1), (8, 1), (9, 0)]
+    assert (found[-1].trace.tokens == [[7] * 4 + [EOS] * 8, [7] * 8 + [EOS] * 4]).all()
 
 
 def test_smaller_batches_are_for_the_calls_that_may_be_left(monkeypatch):

@@ -11,7 +11,7 @@ from jaxllada.common.views import Shapes, Text, View
 from tests.plain_loop import TABLE_CONFIG
 
 MASK, PAD = TABLE_CONFIG.mask_token_id, TABLE_CONFIG.pad_token_id
-PROMPTS = ([3, 4, 5], [], [6, 7, 8, 9], [3, 4, 6])
+PROMPTS = ([3, 4, 5], [], [6, 7, 8, 9], [3, 4, 6], [2])
 
 
 def views_of(seed, longest=5, tail=()):
@@ -99,6 +99,7 @@ def test_few_sizes_come_to_a_compiler():
         assert rows == 2 ** math.ceil(math.log2(len(exact.copies)))
         assert len(batch.hidden) == min(rows, 4 ** math.ceil(math.log(len(exact.hidden), 4)))
         assert len(batch.given) == max(rows * per_row, 2 ** math.ceil(math.log2(number)))
+        np.testing.assert_array_equal(exact.without, exact.given)
         seen.add((rows, per_row, len(batch.hidden), len(batch.given)))
     assert len(seen) < 12
 
