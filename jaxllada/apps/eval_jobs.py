@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxllada.apps.asked import Manner
 from jaxllada.apps.asked_texts import Texts, told_settings
 from jaxllada.apps.eval_checks import check_task
@@ -28,9 +26,6 @@ from jaxllada.common.config.recipes import Recipe, recipes_of
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice
 from jaxllada.common.tokenizer import Tokenizer
-
-NUMPY_SEED = 1234
-"""What lm_eval seeds NumPy with before it loads tasks."""
 
 
 def name_of(tasks: Sequence[str]) -> str:
@@ -86,8 +81,6 @@ def _job(recipe: Recipe | None, options: EvalOptions) -> Job:
 def build(job: Job, options: EvalOptions, tokenizer: Tokenizer) -> Built:
     """Loads the tasks of a job and writes out their prompts; raises `UserError`."""
     with _quiet():
-        # Tasks that shuffle options draw while they are loaded: the same in every process.
-        np.random.seed(NUMPY_SEED)  # noqa: NPY002
         tasks = task_dict(job.tasks, data=options.data, num_fewshot=job.num_fewshot)
         instances: dict[str, list[Any]] = {}
         for name, task in tasks["tasks"].items():

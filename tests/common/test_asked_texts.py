@@ -3,7 +3,7 @@
 import pytest
 
 from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.asked import Manner, answer, cost, missing
+from jaxllada.apps.asked import Manner, answer, cost, keys_of, missing
 from jaxllada.apps.asked_texts import Texts, judged, settings_of, told_settings
 from jaxllada.apps.ranks import Part
 from jaxllada.common.errors import UserError
@@ -189,6 +189,19 @@ def test_parts_answer_everything_once_and_a_later_run_finds_it(tmp_path):
     kept = run(work, engine, KeptAnswers(tmp_path))
     assert engine.calls == []
     assert [work.result(i, kept) for i in range(9)] == [" on" * (1 + i) for i in range(9)]
+
+
+def test_an_equal_request_of_another_task_is_asked_once():
+    first = works([Instance(("the cat", {"until": []}), 0, "one")])
+    second = works(
+        [Instance((text, {"until": []}), i, "two") for i, text in enumerate(("on", "the cat"))]
+    )
+    kept, engine = KeptAnswers(), Told(TOKENIZER, MODEL, TOKENIZER.encode)
+    answer([first, second], engine, kept)
+    asked = [TOKENIZER.decode(prompt) for call in engine.calls for prompt in call[0]]
+    assert asked == ["the cat", "on"]
+    assert (first.result(0, kept), second.result(1, kept)) == ("the cat", "the cat")
+    assert len(keys_of([first, second])) == 2
 
 
 def test_calls_of_a_batch_count_once_and_tokens_are_those_of_answers():
