@@ -185,6 +185,8 @@ def test_answers_of_other_weights_or_settings_are_not_taken(home, tmp_path):
     for change in ({"seed": 4}, {"steps": 4}, {"mc_num": 2}):
         changed = words(home, "choose.jsonl", "writes.yaml", **change)
         assert run(changed, tmp_path / "out")[2]["kept"] < 8
+    narrow = words(home, "choose.jsonl", "writes.yaml", dtype="bfloat16")
+    assert run(narrow, tmp_path / "out")[2]["kept"] == 0
     shutil.copytree(home / "model", tmp_path / "model")
     (weights,) = (tmp_path / "model").glob("*.safetensors")
     data = bytearray(weights.read_bytes())
