@@ -103,7 +103,7 @@ def test_folders_of_save_to_disk_are_read(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "rows", "places"),
     [
-        ("ceval-valid_law", CEVAL, ("ceval-exam/{0}/law_{0}.csv", "ceval-exam/law/{0}.csv")),
+        ("ceval-valid_law", CEVAL, ("ceval-exam/{0}/law_{0}.csv", "ceval-exam/{0}/law/a.csv")),
         ("cmmlu_anatomy", CMMLU, ("cmmlu/{0}/anatomy.csv", "haonan-li/cmmlu/anatomy_{0}.csv")),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api.model import LM
 from lm_eval.tasks._index import TaskIndex
 
-from jaxllada.apps.eval_jobs import Loaded
+from jaxllada.apps.eval_job import Loaded
 from jaxllada.apps.local_tasks import OWN, task_dict, task_manager
 from jaxllada.apps.task_index import index_of
 from jaxllada.common.errors import UserError
@@ -143,6 +143,31 @@ def test_a_yaml_file_finds_its_data_beside_it(keys, tmp_path, monkeypatch):
     (folder / "rows.jsonl").write_text('{"thing": "grass", "shade": 1}\n')
     with pytest.raises(UserError, match="tasks: colours"):
         tasks = task_dict([str(folder / "colours.yaml")], data=str(tmp_path))
+
+
+@pytest.mark.parametrize("changed", ["num_fewshot: 0", "num_fewshot: null", "fewshot_split: test"])
+def test_examples_are_needed_as_lm_eval_takes_them(changed, tmp_path):
+    """A task that says 0 keeps 0 whatever is asked for."""
+    text = YAML.replace("path: json", "path: things") + "training_split: train\n"
+    (tmp_path / "colours.yaml").write_text(text.replace("num_fewshot: 0", changed))
+    (tmp_path / "things.jsonl").write_text('{"thing": "grass", "colour": 1}\n' * 3)
+    name, data = str(tmp_path / "colours.yaml"), str(tmp_path)
+    if "null" in changed:
+        with pytest.raises(UserError, match="no split 'train', only test for 2 examples"):
+            task_dict([name], data=data, num_fewshot=2)
+    else:
+        task_dict([name], data=data, num_fewshot=2)
+    task_dict([name], data=data, num_fewshot=0)
+
+
+def test_a_word_that_is_an_option_is_no_column(tmp_path):
+    text = YAML.replace("path: json", "path: things")
+    (tmp_path / "things.jsonl").write_text('{"thing": "grass"}\n')
+    (tmp_path / "colours.yaml").write_text(text.replace("target: colour", "target: green"))
+    task_dict([str(tmp_path / "colours.yaml")], data=str(tmp_path))
+    (tmp_path / "colours.yaml").write_text(text.replace("target: colour", "target: shade"))
+    with pytest.raises(UserError, match="things.jsonl has no column 'shade'; it has thing"):
+        task_dict([str(tmp_path / "colours.yaml")], data=str(tmp_path))
 
 
 def test_members_that_a_group_defines_itself_read_the_folder_too(tmp_path):
