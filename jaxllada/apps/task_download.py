@@ -18,6 +18,7 @@ from jaxllada.apps.local_data import LocalData, TaskData
 from jaxllada.apps.local_tables import stem_of
 from jaxllada.apps.task_needs import needs_of
 from jaxllada.apps.task_sources import Hub, Place, is_of_script, reason_of
+from jaxllada.apps.task_words import save_words
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 
@@ -49,6 +50,7 @@ class Download(Hub):
             task.dataset, self.names = found
             self.saved[place.title] = {name: len(table) for name, table in found.tables.items()}
             return
+        save_words(task, place.task, self.folder)
         target = self.folder / place.path / (place.name or "")
         for split in task.dataset:
             if not needs.asked or split in (needs.asked, needs.shown):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxllada.apps.local_data import LocalData
 from jaxllada.apps.task_needs import needs_of
 from jaxllada.apps.task_trouble import asking
+from jaxllada.apps.task_words import check_words, use_words
 from jaxllada.common.errors import UserError
 
 BUILDERS = ("json", "csv", "parquet", "arrow", "text")
@@ -78,6 +79,9 @@ class TaskSource(ABC):
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         """Sets `task.dataset` to {split: Dataset}; `real` does what lm_eval does."""
 
+    def check(self, task: Any) -> None:  # noqa: B027 (most need nothing else)
+        """Raises `UserError` where something else that a task needs is not there."""
+
     def reading(self, kind: Any = None, name: str = "") -> type:
         """A subclass of a task's class that takes its data from here; `kind` None: a YAML task.
 
@@ -121,6 +125,7 @@ class TaskSource(ABC):
                 needs = needs_of(task)
                 needs.check_made(task.features, source.where(needs.asked or ""))
                 _judge_once(task)
+                source.check(task)
 
         changed: dict[str, Any] = {"download": download, "__module__": base.__module__}
         changed |= {"build_all_requests": build_all_requests}
@@ -163,6 +168,10 @@ class Folder(TaskSource):
         super().__init__(num_fewshot)
         self.data = data
         self._read: dict[Any, Any] = {}
+        use_words(data.folder)
+
+    def check(self, task: Any) -> None:
+        check_words(task, self.task, self.data.folder)
 
     def load(self, task: Any, place: Place, real: Callable[[], None]) -> None:
         needs = needs_of(task, self.num_fewshot)

@@ -5,6 +5,7 @@ answer to a row, which for code and texts is one that its own scoring accepts.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -146,7 +147,7 @@ IFEVAL = [
         "key": 1000,
         "prompt": "Answer without any commas.",
         "instruction_id_list": ["punctuation:no_comma"],
-        "kwargs": [{}],
+        "kwargs": [{"num_words": None}],
     }
 ]
 
@@ -271,3 +272,8 @@ NEEDS = {
     "ifeval": ("langdetect", "immutabledict", "nltk"),
 }
 """Packages that a task's own scoring imports."""
+
+
+def write_words(folder: Path) -> None:
+    """The place of NLTK's data for sentences; the answers of these tests need none of it."""
+    (folder / "nltk_data" / "tokenizers" / "punkt_tab").mkdir(parents=True)

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from jaxllada.apps.code_runs import own_code_eval
 from jaxllada.apps.local_tasks import task_dict, task_manager
-from tests.common.task_rows import NEEDS, TASKS
+from tests.common.task_rows import NEEDS, TASKS, write_words
 
 
 def write_json(folder, rows, ending=".jsonl"):
@@ -89,6 +89,7 @@ def test_a_model_that_knows_the_answers_is_right_and_one_that_avoids_them_wrong(
         pytest.importorskip(package)
     known = TASKS[name]
     write_json(tmp_path / known.path / (known.name or ""), known.rows)
+    write_words(tmp_path)
     tasks = task_dict([name], data=str(tmp_path))
     assert scores(tasks, True) == {name: 1.0}
     assert scores(tasks, False) == {name: 0.0}

@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from jaxllada.apps.local_tasks import download, task_dict
 from jaxllada.apps.task_download import unpack
 from jaxllada.common.errors import UserError
-from tests.common.task_rows import TASKS
+from tests.common.task_rows import NEEDS, TASKS
 from tests.common.test_local_data import put, table
 from tests.hub_stand_in import hub
 
@@ -159,3 +159,28 @@ def test_files_that_are_no_archives_keep_their_names(tmp_path):
     put(tmp_path / "held", "a,b\n")
     unpack(tmp_path / "held", tmp_path / "out", Path("val/law_val.csv"))
     assert (tmp_path / "out/val/law_val.csv").read_text() == "a,b\n"
+
+
+def test_what_scoring_needs_besides_is_saved_and_asked_for_first(tmp_path, monkeypatch):
+    nltk = pytest.importorskip("nltk")
+    for package in NEEDS["ifeval"]:
+        pytest.importorskip(package)
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.delenv("NLTK_DATA", raising=False)
+    put(tmp_path / "ifeval/train.jsonl", json.dumps(TASKS["ifeval"].rows["train"][0]))
+    with pytest.raises(UserError, match="ifeval: .* punkt_tab of NLTK: .*nltk.downloader -d"):
+        task_dict(["ifeval"], data=str(tmp_path))
+
+    def fetch(package, download_dir, quiet):
+        (Path(download_dir) / "tokenizers" / package).mkdir(parents=True)
+        return True
+
+    whole = {"train": Dataset.from_list(TASKS["ifeval"].rows["train"])}
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: whole)
+    monkeypatch.setattr(nltk, "download", lambda *_, **__: False)
+    assert "punkt_tab" in download(["ifeval"], str(tmp_path / "saved")).failed["ifeval"]
+    monkeypatch.setattr(nltk, "download", fetch)
+    assert download(["ifeval"], str(tmp_path / "saved")).rows == {"google/IFEval": {"train": 1}}
+    assert (
+        len(task_dict(["ifeval"], data=str(tmp_path / "saved"))["tasks"]["ifeval"].eval_docs) == 1
+    )

@@ -12,7 +12,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from jaxllada.apps.local_tasks import OWN, task_dict, task_manager
 from jaxllada.apps.task_needs import needs_of
 from jaxllada.common.errors import UserError
-from tests.common.task_rows import NEEDS, TASKS
+from tests.common.task_rows import NEEDS, TASKS, write_words
 
 README = (OWN / "README.md").read_text(encoding="utf-8")
 ROWS = [
@@ -81,6 +81,7 @@ def test_data_without_one_of_the_columns_are_refused(row, tmp_path):
     known = TASKS[name]
     folder = tmp_path / known.path / (known.name or "")
     folder.mkdir(parents=True)
+    write_words(tmp_path)
     for column in row[5].split(", "):
         for split, rows in known.rows.items():
             kept = [{key: one[key] for key in one if key != column} for one in rows]
