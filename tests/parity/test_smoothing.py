@@ -138,7 +138,7 @@ TOGETHER = {
     "gaps": STRONG | INFILL,
     "grow": STRONG | {"steps": 4, "canvas": "grow", "start_block_align": True},
     "adaptive": STRONG | ALIGNED | {"canvas": "adaptive:start=8,confidence=0.001"},
-    "ahead": AHEAD | {"selection": "threshold:0.02"},
+    "ahead": AHEAD | {"selection": "threshold:0.08"},
 }
 
 
