@@ -45,13 +45,20 @@ struct Float32 {
   template <int rows, int vectors>
   void columns(const float* w, const char* next, int64_t first, float* block) const {
     Vec sums[rows][vectors] = {};
-    for (int64_t k = 0; k < d; ++k) {
-      if (next && k % (LINE / 4) < rows)  // a line of one of the next rows in every step
-        __builtin_prefetch(next + (k % (LINE / 4) * d + k / (LINE / 4) * (LINE / 4)) * 4, 0, 2);
+    auto add = [&](int64_t k) {
       const float* x = &hidden[k * n + first];
       for (int v = 0; v < rows; ++v)
         for (int i = 0; i < vectors; ++i) sums[v][i] += w[v * d + k] * at(x + i * LANES);
-    }
+    };
+    int64_t k = 0;
+    for (; k + 16 <= d; k += 16)  // a line of every row
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; ++j) {
+        if (next && j < rows)  // one line after another: memory is fastest at that
+          __builtin_prefetch(next + (k / 16 * rows + j) * LINE, 0, 2);
+        add(k + j);
+      }
+    for (; k < d; ++k) add(k);
     for (int v = 0; v < rows; ++v)
       for (int i = 0; i < vectors; ++i)
         std::memcpy(block + v * n + first + i * LANES, &sums[v][i], sizeof(Vec));
@@ -102,7 +109,7 @@ struct BFloat16 {
     _tile_zero(3);
     for (int64_t k = 0; k < d; k += 32) {
       if (next)
-        for (int v = 0; v < ROWS; ++v) __builtin_prefetch(next + (v * d + k) * 2, 0, 2);
+        for (int v = 0; v < ROWS; ++v) __builtin_prefetch(next + (k + v) * LINE, 0, 2);
       const uint16_t* x = &hidden[k * n + first * 2];
       _tile_loadd(4, w + k, d * 2);
       _tile_loadd(5, w + 16 * d + k, d * 2);
