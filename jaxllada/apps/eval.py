@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllada.apps.answering import OpenEngine, look_up
-from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.asked import answer, cost, keys_of, missing
-from jaxllada.apps.eval_files import write_run
-from jaxllada.apps.eval_job import Loaded
-from jaxllada.apps.eval_jobs import build, jobs_of, lay_out
-from jaxllada.apps.eval_keys import TABLE, EvalOptions
-from jaxllada.apps.eval_protocol import protocol_of, unused
-from jaxllada.apps.eval_report import Run, environment, record, stored_type
-from jaxllada.apps.eval_tables import terminal
-from jaxllada.apps.fingerprint import fingerprint
-from jaxllada.apps.presence import PartFailed, Presence
-from jaxllada.apps.ranks import Part, part_of
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers
+from jaxllada.apps.evaluation.asked import answer, cost, keys_of, missing
+from jaxllada.apps.evaluation.files import write_run
+from jaxllada.apps.evaluation.fingerprint import fingerprint
+from jaxllada.apps.evaluation.job import Loaded
+from jaxllada.apps.evaluation.jobs import build, jobs_of, lay_out
+from jaxllada.apps.evaluation.keys import TABLE, EvalOptions
+from jaxllada.apps.evaluation.presence import PartFailed, Presence
+from jaxllada.apps.evaluation.protocol import protocol_of, unused
+from jaxllada.apps.evaluation.ranks import Part, part_of
+from jaxllada.apps.evaluation.report import Run, environment, record, stored_type
+from jaxllada.apps.evaluation.tables import terminal
 from jaxllada.common.config.recipes import recipe_table
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice
@@ -122,7 +122,7 @@ def _times(processes: int, hardware: str) -> str:
 
 
 def _save_data(tasks: Sequence[str], folder: str) -> int:
-    from jaxllada.apps.local_tasks import download
+    from jaxllada.apps.tasks.local_tasks import download
 
     saved = download(tuple(dict.fromkeys(tasks)), folder)
     for name, splits in saved.rows.items():

@@ -34,8 +34,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Reads every folder before anything is printed or drawn."""
-    from jaxllada.apps.eval_beside import beside, read_all
-    from jaxllada.apps.eval_tables import markdown, terminal
+    from jaxllada.apps.evaluation.beside import beside, read_all
+    from jaxllada.apps.evaluation.tables import markdown, terminal
 
     evaluations = read_all(config.folders)
     if len(evaluations) > 1:
@@ -43,7 +43,7 @@ def run(config: Config) -> int:
     else:
         print((markdown if config.markdown else terminal)(evaluations[0].runs).rstrip())
     if config.out:
-        from jaxllada.apps.eval_plot import plot
+        from jaxllada.apps.evaluation.plot import plot
 
         plot(evaluations, Path(config.out))
         print(f"wrote {config.out}")

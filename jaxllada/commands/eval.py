@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllada.apps import eval as app
-from jaxllada.apps.ranks import part_of, tell_of_idle
+from jaxllada.apps.evaluation.ranks import part_of, tell_of_idle
 from jaxllada.commands.opening import open_engine
 from jaxllada.common.engine import Engine
 

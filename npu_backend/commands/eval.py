@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllada.apps import eval as app
-from jaxllada.apps.ranks import part_of, tell_of_idle
+from jaxllada.apps.evaluation.ranks import part_of, tell_of_idle
 from jaxllada.common.engine import Engine
 from npu_backend.commands.launched import launched
 from npu_backend.commands.opening import DeviceKeys, open_engine

@@ -10,11 +10,11 @@ import pytest
 import jaxllada.__main__ as ours_
 import npu_backend.__main__ as npu
 from jaxllada import convert
-from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.eval_jobs import build, jobs_of
-from jaxllada.apps.eval_keys import EvalOptions
-from jaxllada.apps.harness import harness
-from jaxllada.apps.local_tasks import task_manager
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers
+from jaxllada.apps.evaluation.harness import harness
+from jaxllada.apps.evaluation.jobs import build, jobs_of
+from jaxllada.apps.evaluation.keys import EvalOptions
+from jaxllada.apps.tasks.local_tasks import task_manager
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.presets import PRESETS
 from jaxllada.common.errors import UserError

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jaxllada.apps.answers_kept import KeptAnswers, key_of
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers, key_of
 from jaxllada.common.errors import UserError
 
 A, B, C = {"text": "é\n one"}, {"values": [-1.5, -0.25]}, {"text": "three"}
@@ -75,7 +75,7 @@ def test_two_processes_cannot_append_to_one_file(tmp_path):
     holder = KeptAnswers(tmp_path / "answers")
     holder.add({"a": A})
     code = (
-        "from pathlib import Path; from jaxllada.apps.answers_kept import KeptAnswers;"
+        "from pathlib import Path; from jaxllada.apps.evaluation.answers_kept import KeptAnswers;"
         f"KeptAnswers(Path({str(tmp_path / 'answers')!r})).add({{'b': {{}}}})"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

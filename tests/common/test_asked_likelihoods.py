@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.asked import Manner, answer, cost
-from jaxllada.apps.asked_likelihoods import MOST_VIEWS, Likelihoods, Rollings, as_decided
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers
+from jaxllada.apps.evaluation.asked import Manner, answer, cost
+from jaxllada.apps.evaluation.asked_likelihoods import MOST_VIEWS, Likelihoods, Rollings, as_decided
 from jaxllada.apps.score import Row, ScoreOptions, encode
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError

@@ -2,10 +2,10 @@
 
 import pytest
 
-from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.asked import Manner, answer, cost, keys_of, missing
-from jaxllada.apps.asked_texts import Texts, judged, settings_of, told_settings
-from jaxllada.apps.ranks import Part
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers
+from jaxllada.apps.evaluation.asked import Manner, answer, cost, keys_of, missing
+from jaxllada.apps.evaluation.asked_texts import Texts, judged, settings_of, told_settings
+from jaxllada.apps.evaluation.ranks import Part
 from jaxllada.common.errors import UserError
 from tests.asked_words import Instance, Told, small_model, small_tokenizer
 

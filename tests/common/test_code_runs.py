@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jaxllada.apps.code_runs import CodeEval, own_code_eval, pass_at, passes
+from jaxllada.apps.tasks.code_runs import CodeEval, own_code_eval, pass_at, passes
 
 RIGHT = {
     "a test that holds": "x = 1\nassert x == 1",

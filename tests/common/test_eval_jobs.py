@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxllada.apps.eval_checks import check_task
-from jaxllada.apps.eval_jobs import _set_examples, jobs_of, name_of
-from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.apps.evaluation.checks import check_task
+from jaxllada.apps.evaluation.jobs import _set_examples, jobs_of, name_of
+from jaxllada.apps.evaluation.keys import EvalOptions
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.recipes import recipe
 from jaxllada.common.errors import UserError

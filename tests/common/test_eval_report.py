@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxllada.__main__ import main
-from jaxllada.apps.eval_beside import beside, difference_error, read_all, rows_of
-from jaxllada.apps.eval_files import read_runs, read_scores, write_run
-from jaxllada.apps.eval_lines import lines_of, remarks
-from jaxllada.apps.eval_report import Cost, environment, leaves_of, record, stored_type
-from jaxllada.apps.eval_tables import terminal
+from jaxllada.apps.evaluation.beside import beside, difference_error, read_all, rows_of
+from jaxllada.apps.evaluation.files import read_runs, read_scores, write_run
+from jaxllada.apps.evaluation.lines import lines_of, remarks
+from jaxllada.apps.evaluation.report import Cost, environment, leaves_of, record, stored_type
+from jaxllada.apps.evaluation.tables import terminal
 from jaxllada.common.config.recipes import Recipe
 from jaxllada.common.errors import UserError
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from jaxllada.apps.fingerprint import SAMPLES, SIZE, fingerprint
+from jaxllada.apps.evaluation.fingerprint import SAMPLES, SIZE, fingerprint
 from jaxllada.common.manifest import write_manifest
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxllada.apps.harness import harness, templated
+from jaxllada.apps.evaluation.harness import harness, templated
 from jaxllada.common import chat
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.errors import UserError

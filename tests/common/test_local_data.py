@@ -9,7 +9,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
-from jaxllada.apps.local_tasks import task_dict
+from jaxllada.apps.tasks.local_tasks import task_dict
 from jaxllada.common.errors import UserError
 from tests.common.task_rows import GSM8K, TASKS
 

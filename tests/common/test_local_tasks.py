@@ -12,8 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from lm_eval.tasks import TaskManager
 
-from jaxllada.apps.code_runs import own_code_eval
-from jaxllada.apps.local_tasks import task_dict, task_manager
+from jaxllada.apps.tasks.code_runs import own_code_eval
+from jaxllada.apps.tasks.local_tasks import task_dict, task_manager
 from tests.common.task_rows import NEEDS, TASKS, write_words
 
 

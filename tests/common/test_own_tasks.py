@@ -10,9 +10,9 @@ import pytest
 from lm_eval.api.model import LM
 from lm_eval.tasks._index import TaskIndex
 
-from jaxllada.apps.eval_job import Loaded
-from jaxllada.apps.local_tasks import OWN, task_dict, task_manager
-from jaxllada.apps.task_index import index_of
+from jaxllada.apps.evaluation.job import Loaded
+from jaxllada.apps.tasks.index import index_of
+from jaxllada.apps.tasks.local_tasks import OWN, task_dict, task_manager
 from jaxllada.common.errors import UserError
 
 PAIRS = [

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxllada.apps.presence import PartFailed, Presence
-from jaxllada.apps.ranks import Part, part_of
+from jaxllada.apps.evaluation.presence import PartFailed, Presence
+from jaxllada.apps.evaluation.ranks import Part, part_of
 from jaxllada.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,8 @@ def test_a_part_that_was_killed_or_never_came_is_named(tmp_path):
         waits(tmp_path, lambda: {1: 5}, patience=0.05)
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from jaxllada.apps.presence import Presence; from jaxllada.apps.ranks import Part\n"
+        "from jaxllada.apps.evaluation.presence import Presence\n"
+        "from jaxllada.apps.evaluation.ranks import Part\n"
         "with Presence(Path(sys.argv[1]), Part(1, 3), beat=0.01):\n"
         "    print('alive', flush=True); time.sleep(60)"
     )

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from jaxllada.__main__ import main
-from jaxllada.apps.eval_jobs import jobs_of
-from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.apps.evaluation.jobs import jobs_of
+from jaxllada.apps.evaluation.keys import EvalOptions
 from jaxllada.apps.sampling_keys import SamplingKeys
 from jaxllada.common.config.recipes import (
     FAMILIES,

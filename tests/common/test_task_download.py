@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from jaxllada.apps.local_tasks import download, task_dict
-from jaxllada.apps.task_download import unpack
+from jaxllada.apps.tasks.download import unpack
+from jaxllada.apps.tasks.local_tasks import download, task_dict
 from jaxllada.common.errors import UserError
 from tests.common.task_rows import NEEDS, TASKS
 from tests.common.test_local_data import put, table
@@ -34,7 +34,7 @@ FEATURES = Features(
 SUBJECTS = ("law", "civil_law")
 FETCH = """
 import json, sys
-from jaxllada.apps.local_tasks import download, task_dict
+from jaxllada.apps.tasks.local_tasks import download, task_dict
 from jaxllada.common.errors import UserError
 saved = download(sys.argv[2:], sys.argv[1])
 found = {"saved": saved.rows, "failed": saved.failed, "told": []}

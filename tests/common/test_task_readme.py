@@ -9,8 +9,8 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from jaxllada.apps.local_tasks import OWN, task_dict, task_manager
-from jaxllada.apps.task_needs import needs_of
+from jaxllada.apps.tasks.local_tasks import OWN, task_dict, task_manager
+from jaxllada.apps.tasks.needs import needs_of
 from jaxllada.common.errors import UserError
 from tests.common.task_rows import NEEDS, TASKS, write_words
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxllada.apps.eval_jobs import jobs_of
-from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.apps.evaluation.jobs import jobs_of
+from jaxllada.apps.evaluation.keys import EvalOptions
 from jaxllada.apps.sampling_keys import completed
 from jaxllada.common.config.load import load_config
 

@@ -5,7 +5,7 @@ Both read the same weights and tokenizer: encoding, windows, decoding and stop t
 
 import pytest
 
-from jaxllada.apps.harness import harness
+from jaxllada.apps.evaluation.harness import harness
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.tokenizer import Tokenizer
 from tests.asked_words import TEXTS

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jaxllada.apps.presence import Presence
+from jaxllada.apps.evaluation.presence import Presence
 from npu_backend.__main__ import main
 from npu_backend.commands import eval as verb
 from npu_backend.commands.launched import EXIT_FILE

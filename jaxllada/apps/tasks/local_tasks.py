@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxllada.apps import task_index
-from jaxllada.apps.code_runs import own_code_eval
-from jaxllada.apps.local_data import LocalData
-from jaxllada.apps.task_download import Download
-from jaxllada.apps.task_sources import Folder, Hub, TaskSource
-from jaxllada.apps.task_trouble import making
+from jaxllada.apps.tasks import index as task_index
+from jaxllada.apps.tasks.code_runs import own_code_eval
+from jaxllada.apps.tasks.download import Download
+from jaxllada.apps.tasks.local_data import LocalData
+from jaxllada.apps.tasks.sources import Folder, Hub, TaskSource
+from jaxllada.apps.tasks.trouble import making
 from jaxllada.common.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
-OWN = Path(__file__).parents[1] / "tasks"
+OWN = Path(__file__).parents[2] / "tasks"
 QUESTIONS = (".jsonl", ".json")
 SEED, NUMPY_SEED = 0, 1234
 """What lm_eval seeds `random` and NumPy with; some tasks shuffle their options with them."""

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxllada.apps.answers_kept import KeptAnswers, Record, key_of
-from jaxllada.apps.asked import Manner, Request
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers, Record, key_of
+from jaxllada.apps.evaluation.asked import Manner, Request
 from jaxllada.apps.sampling_keys import completed
 from jaxllada.common.answers import stops_at, until_end
 from jaxllada.common.config.model import ModelConfig

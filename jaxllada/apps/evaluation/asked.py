@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from jaxllada.apps.answers_kept import KeptAnswers, Record
-from jaxllada.apps.eval_report import Cost
-from jaxllada.apps.ranks import Part
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers, Record
+from jaxllada.apps.evaluation.ranks import Part
+from jaxllada.apps.evaluation.report import Cost
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.engine import Engine
 from jaxllada.common.notices import notice

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxllada.apps.answering import Options, check_seed
-from jaxllada.apps.asked import TooLong
-from jaxllada.apps.estimate_keys import EstimateKeys, one_of_two
+from jaxllada.apps.evaluation.asked import TooLong
+from jaxllada.apps.evaluation.estimate_keys import EstimateKeys, one_of_two
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 

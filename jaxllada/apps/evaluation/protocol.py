@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from jaxllada.apps.asked_texts import Texts
-from jaxllada.apps.estimate_keys import EstimateKeys
-from jaxllada.apps.eval_job import Job, Loaded
-from jaxllada.apps.eval_keys import EvalOptions
+from jaxllada.apps.evaluation.asked_texts import Texts
+from jaxllada.apps.evaluation.estimate_keys import EstimateKeys
+from jaxllada.apps.evaluation.job import Job, Loaded
+from jaxllada.apps.evaluation.keys import EvalOptions
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.recipes import Recipe
 

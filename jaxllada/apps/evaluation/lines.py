@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxllada.apps.eval_report import Run
+from jaxllada.apps.evaluation.report import Run
 
 
 class Line(NamedTuple):

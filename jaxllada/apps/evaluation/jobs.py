@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxllada.apps.asked import Manner
-from jaxllada.apps.asked_texts import Texts, told_settings
-from jaxllada.apps.eval_checks import check_task
-from jaxllada.apps.eval_job import Built, Job, Loaded
-from jaxllada.apps.eval_keys import EvalOptions
-from jaxllada.apps.eval_protocol import changes
-from jaxllada.apps.harness import templated, works_of
-from jaxllada.apps.local_tasks import task_dict
+from jaxllada.apps.evaluation.asked import Manner
+from jaxllada.apps.evaluation.asked_texts import Texts, told_settings
+from jaxllada.apps.evaluation.checks import check_task
+from jaxllada.apps.evaluation.harness import templated, works_of
+from jaxllada.apps.evaluation.job import Built, Job, Loaded
+from jaxllada.apps.evaluation.keys import EvalOptions
+from jaxllada.apps.evaluation.protocol import changes
+from jaxllada.apps.tasks.local_tasks import task_dict
 from jaxllada.common.config.model import ModelConfig
 from jaxllada.common.config.recipes import Recipe, recipes_of
 from jaxllada.common.errors import UserError

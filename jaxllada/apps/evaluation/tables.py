@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jaxllada.apps.eval_lines import Line, lines_of, remarks
-from jaxllada.apps.eval_report import Run
+from jaxllada.apps.evaluation.lines import Line, lines_of, remarks
+from jaxllada.apps.evaluation.report import Run
 
 HEADS = ("run", "task", "metric", "score", "published", "difference", "documents")
 COSTS = (

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllada.apps.eval_report import Run, Samples
-from jaxllada.apps.eval_tables import markdown
+from jaxllada.apps.evaluation.report import Run, Samples
+from jaxllada.apps.evaluation.tables import markdown
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 

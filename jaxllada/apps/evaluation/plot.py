@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxllada.apps.eval_beside import Evaluation, Row, rows_of
+from jaxllada.apps.evaluation.beside import Evaluation, Row, rows_of
 from jaxllada.common.errors import UserError
 
 _PUBLISHED = "#6b7280"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxllada.apps.local_data import LocalData
-from jaxllada.apps.task_needs import needs_of
-from jaxllada.apps.task_trouble import asking
-from jaxllada.apps.task_words import check_words, use_words
+from jaxllada.apps.tasks.local_data import LocalData
+from jaxllada.apps.tasks.needs import needs_of
+from jaxllada.apps.tasks.trouble import asking
+from jaxllada.apps.tasks.words import check_words, use_words
 from jaxllada.common.errors import UserError
 
 BUILDERS = ("json", "csv", "parquet", "arrow", "text")

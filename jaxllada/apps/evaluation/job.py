@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxllada.apps.asked import Manner, Work
+from jaxllada.apps.evaluation.asked import Manner, Work
 from jaxllada.common.config.recipes import Recipe
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from jaxllada.apps.answers_kept import KeptAnswers, Record, key_of
-from jaxllada.apps.asked import Manner, Request
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers, Record, key_of
+from jaxllada.apps.evaluation.asked import Manner, Request
 from jaxllada.apps.option_tokens import beginning, encode_options
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig

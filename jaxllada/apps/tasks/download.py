@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxllada.apps.local_data import LocalData, TaskData
-from jaxllada.apps.local_tables import stem_of
-from jaxllada.apps.task_needs import needs_of
-from jaxllada.apps.task_sources import Hub, Place, is_of_script, reason_of
-from jaxllada.apps.task_words import save_words
+from jaxllada.apps.tasks.local_data import LocalData, TaskData
+from jaxllada.apps.tasks.local_tables import stem_of
+from jaxllada.apps.tasks.needs import needs_of
+from jaxllada.apps.tasks.sources import Hub, Place, is_of_script, reason_of
+from jaxllada.apps.tasks.words import save_words
 from jaxllada.common.errors import UserError
 from jaxllada.common.manifest import write_atomically
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxllada.apps.eval_files import read_runs, read_scores
-from jaxllada.apps.eval_lines import Line, lines_of
-from jaxllada.apps.eval_report import Run
-from jaxllada.apps.eval_tables import (
+from jaxllada.apps.evaluation.files import read_runs, read_scores
+from jaxllada.apps.evaluation.lines import Line, lines_of
+from jaxllada.apps.evaluation.report import Run
+from jaxllada.apps.evaluation.tables import (
     flat,
     number,
     plain_table,

@@ -1,7 +1,7 @@
 """An engine as lm_eval's language model (EleutherAI/lm-evaluation-harness 0.4.13).
 
     from lm_eval import simple_evaluate
-    from jaxllada.apps.harness import harness
+    from jaxllada.apps.evaluation.harness import harness
 
     model = harness(engine, tokenizer, sampling={"gen_length": 256, "block_length": 8})
     simple_evaluate(model=model, tasks=["gsm8k"], num_fewshot=4)
@@ -15,10 +15,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxllada.apps.answers_kept import KeptAnswers
-from jaxllada.apps.asked import Manner, TooLong, Work, answer
-from jaxllada.apps.asked_likelihoods import Likelihoods, Rollings
-from jaxllada.apps.asked_texts import Texts
+from jaxllada.apps.evaluation.answers_kept import KeptAnswers
+from jaxllada.apps.evaluation.asked import Manner, TooLong, Work, answer
+from jaxllada.apps.evaluation.asked_likelihoods import Likelihoods, Rollings
+from jaxllada.apps.evaluation.asked_texts import Texts
 from jaxllada.common.chat import Message
 from jaxllada.common.config.likelihood import LikelihoodConfig
 from jaxllada.common.config.model import ModelConfig

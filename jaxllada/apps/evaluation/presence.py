@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jaxllada.apps.ranks import Part
+from jaxllada.apps.evaluation.ranks import Part
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice, warn
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxllada.apps.local_tables import (
+from jaxllada.apps.tasks.local_tables import (
     ALIKE,
     SUFFIXES,
     by_split,
@@ -27,7 +27,7 @@ from jaxllada.apps.local_tables import (
     read_table,
     stem_of,
 )
-from jaxllada.apps.task_needs import Needs
+from jaxllada.apps.tasks.needs import Needs
 from jaxllada.common.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""What stands behind the verb `eval`: jobs, requests and kept answers, parts, results."""
