@@ -20,13 +20,12 @@ from jaxllada.apps.evaluation.files import write_run
 from jaxllada.apps.evaluation.fingerprint import fingerprint
 from jaxllada.apps.evaluation.job import Loaded
 from jaxllada.apps.evaluation.jobs import build, jobs_of, lay_out
-from jaxllada.apps.evaluation.keys import TABLE, EvalOptions
+from jaxllada.apps.evaluation.keys import EvalOptions
 from jaxllada.apps.evaluation.presence import PartFailed, Presence
 from jaxllada.apps.evaluation.protocol import protocol_of, unused
 from jaxllada.apps.evaluation.ranks import Part, part_of
 from jaxllada.apps.evaluation.report import Run, environment, record, stored_type
 from jaxllada.apps.evaluation.tables import terminal
-from jaxllada.common.config.recipes import recipe_table
 from jaxllada.common.errors import UserError
 from jaxllada.common.notices import notice
 from jaxllada.common.version import __version__
@@ -49,13 +48,6 @@ class Backend(NamedTuple):
 
 def run(config: EvalOptions, backend: Backend) -> int:
     """Answers, scores and prints; returns 0, or 1 where another part failed."""
-    if config.show:
-        from jaxllada.apps import results
-
-        return results.run(results.Config(folders=config.show))
-    if config.recipe == (TABLE,):
-        print(recipe_table())
-        return 0
     jobs = jobs_of(config)
     if config.download:
         return _save_data([task for job in jobs for task in job.tasks], config.download)

@@ -4,8 +4,6 @@
     jaxllada eval LLaDA-8B-Base --recipe llada-base --output DIR
     jaxllada eval MODEL --tasks gsm8k --preset mine.yaml --num_fewshot 4 --limit 100 --output DIR
     jaxllada eval MODEL --tasks questions.jsonl,my_task.yaml --data data/
-    jaxllada eval --recipe list
-    jaxllada eval --show DIR OTHER_DIR
 
 `--preset` takes published settings and what `tune` writes. The same command again goes on where it
 was cut. Tables go to stdout; results.json, results.md and samples to the output folder.

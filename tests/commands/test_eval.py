@@ -279,7 +279,7 @@ def test_mistakes_are_told_before_the_weights_are_read(home, tmp_path, capsys, g
 
 
 def test_recipes_are_listed_without_a_model(capsys):
-    assert ours_.main(["eval", "--recipe", "list"]) == 0
+    assert ours_.main(["recipes"]) == 0
     assert "gsm8k@llada-instruct" in capsys.readouterr().out
 
 

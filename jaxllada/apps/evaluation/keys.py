@@ -15,8 +15,6 @@ from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
 
 GROUP = "What is measured, by which protocol, and where results go"
-TABLE = "list"
-"""The recipe that is none: all of them are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +25,7 @@ class TaskKeys:
     """Model folder: a released one, or the output_dir of a training run."""
     recipe: tuple[str, ...] = ()
     """Published protocols: TASK@FAMILY, a family for all of its tasks, or a file (.yaml) of one's
-    own; `list` prints them all."""
+    own; the verb recipes lists them."""
     tasks: tuple[str, ...] = ()
     """Tasks or groups of lm_eval, task files (.yaml), or questions (.jsonl) as `score` reads.
     Length and temperature of answers are the task's where no key, preset or recipe sets them."""
@@ -62,8 +60,6 @@ class TaskKeys:
     """Seed of the choice of examples, where a task draws them."""
     confirm_run_unsafe_code: bool = False
     """Run tasks that execute what the model wrote, such as HumanEval."""
-    show: tuple[str, ...] = ()
-    """Outputs of earlier evaluations to print side by side, instead of evaluating."""
 
     cfg: float | None = None
     """Another name for cfg_scale."""
@@ -75,7 +71,7 @@ class TaskKeys:
 class EvalOptions(Options, EstimateKeys, TaskKeys):
     """Keys of eval."""
 
-    # `ModelKeys` wants one always; `--show` and `--recipe list` do without.
+    # `ModelKeys` wants one always; `--download` does without.
     model_name_or_path: str = field(default="", metadata={"positional": True, "group": GROUP})
     """Model folder: a released one, or the output_dir of a training run."""
 
@@ -89,15 +85,11 @@ class EvalOptions(Options, EstimateKeys, TaskKeys):
             ("chat", "apply_chat_template"),
         ):
             one_of_two(self, name, other)
-        if not (self.show or self.recipe == (TABLE,)):
-            self._check_work()
-
-    def _check_work(self) -> None:
         if not self.recipe and not self.tasks:
             raise UserError(
                 "tasks and recipe are not given: name tasks (gsm8k), or a recipe"
-                " (gsm8k@llada-instruct; --recipe list shows all); the bound on a validation set"
-                " is measured by the verb evaluate"
+                " (gsm8k@llada-instruct; the verb recipes lists all); the bound on a validation"
+                " set is measured by the verb evaluate"
             )
         if not self.model_name_or_path and not self.download:
             raise UserError("model_name_or_path is not given: name a model folder or a run")
