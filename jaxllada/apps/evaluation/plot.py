@@ -76,6 +76,8 @@ def _draw_scores(axes: Any, rows: Sequence[Row], evaluations: Sequence[Evaluatio
     axes.set_xlabel("percent, with standard error")
     axes.set_title("Scores")
     axes.margins(x=0.06)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -0.9), min(high, 100.9))  # no ticks where no share can be
 
 
 def _draw_published(axes: Any, rows: Sequence[Row]) -> None:
