@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.models.attention import Window, take_window
 from jaxllada.models.block import Block, layer_of
+from jaxllada.models.packed import PackedBlocks
 from jaxllada.models.rope import Rotation
 
 
@@ -47,6 +48,9 @@ class Region(NamedTuple):
     size: int
     renewed: Bool[Array, "#B L"] | None = None
     """Rows whose keys and values are written; the others see, and are not seen. None: all."""
+    span: tuple[Int[Array, ""], Int[Array, ""]] | None = None
+    """The same as a first row and the one behind the last, for `PackedBlocks`: they compute no
+    others but those that come out."""
 
 
 def renew_rows(
@@ -98,7 +102,7 @@ def reread_block(
 
 
 def reread(
-    blocks: Block | tuple[Block, ...],
+    blocks: Block | tuple[Block, ...] | PackedBlocks,
     x: Float[Array, "B L D"],
     turn: Rotation,
     kept: Memory,
@@ -110,6 +114,13 @@ def reread(
 
     A window is taken in the last block, as `run_blocks` does.
     """
+    if isinstance(blocks, PackedBlocks):
+        assert isinstance(kept, Kept)
+        assert region.renewed is None
+        options = {"start": region.start, "span": region.span, "window": window}
+        x, parts = blocks.run(x, turn, visible, kept=tuple(kept), **options)
+        return x, Kept(*parts)
+
     if isinstance(blocks, tuple):
         assert not isinstance(kept, Kept)
         renewed = []
@@ -134,7 +145,9 @@ def reread(
 
 
 def empty_memory(
-    blocks: Block | tuple[Block, ...], shape: tuple[int, int, int, int], dtype: jnp.dtype
+    blocks: Block | tuple[Block, ...] | PackedBlocks,
+    shape: tuple[int, int, int, int],
+    dtype: jnp.dtype,
 ) -> Memory:
     """Room for the keys and values [B, kv_heads, L, H] of every block, in the form of `blocks`."""
     if isinstance(blocks, tuple):

@@ -23,6 +23,7 @@ from jaxllada.models.initializers import initial_weight
 from jaxllada.models.kept import Memory, Region, empty_memory, reread
 from jaxllada.models.linear import dropout
 from jaxllada.models.norm import Norm
+from jaxllada.models.packed import PackedBlocks
 from jaxllada.models.rope import Rotation, rotation
 
 AnyArray = Array | np.ndarray
@@ -96,14 +97,15 @@ class MaskPredictor(nnx.Module):
         attention_bias: AnyArray | None = None,
         position_ids: Int[AnyArray, "#B L"] | None = None,
         window: Window | None = None,
-        blocks: tuple[Block, ...] | None = None,
+        blocks: tuple[Block, ...] | PackedBlocks | None = None,
         turn: Rotation | None = None,
         soft: Float[Array, "B L D"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B R D"]:
         """Returns the final normalised activations, of all positions or of a window of rows.
 
-        `blocks` replaces the stacked blocks by single ones (`unstacked()`), which CPUs run faster.
+        `blocks` replaces the stacked blocks by single ones (`unstacked()`), which CPUs run faster,
+        or by packed ones (`packed.py`), which allow neither dropout nor a bias of floats.
         `turn` replaces `position_ids` by their angles (`rotation(position_ids)`), which a loop over
         the same positions computes once. `soft` is added to the embeddings.
         """
@@ -115,6 +117,10 @@ class MaskPredictor(nnx.Module):
             length = tokens.shape[1]
             turn = self.rotation(jnp.arange(length)[None] if position_ids is None else position_ids)
         visible, bias = _masks(attention_mask, attention_bias)
+        if isinstance(blocks, PackedBlocks):
+            assert bias is None
+            assert key is None
+            return self.ln_f(blocks.run(x, turn, visible, window=window)[0])
         x = run_blocks(
             self.blocks if blocks is None else blocks,
             x,
@@ -136,7 +142,7 @@ class MaskPredictor(nnx.Module):
         *,
         turn: Rotation,
         window: Window | None = None,
-        blocks: tuple[Block, ...] | None = None,
+        blocks: tuple[Block, ...] | PackedBlocks | None = None,
         soft: Float[Array, "B L D"] | None = None,
     ) -> tuple[Float[Array, "B Q D"], Memory]:
         """Like `hidden` for the rows of a region that attend to what is kept of the others.
@@ -154,7 +160,9 @@ class MaskPredictor(nnx.Module):
         """Returns the region of `size` rows (static) from `start` on, for `reread`."""
         return Region(start, size)
 
-    def memory(self, batch: int, length: int, blocks: tuple[Block, ...] | None = None) -> Memory:
+    def memory(
+        self, batch: int, length: int, blocks: tuple[Block, ...] | PackedBlocks | None = None
+    ) -> Memory:
         """Returns room for the keys and values of `length` positions, for `reread`."""
         shape = (batch, self.config.kv_heads, length, self.config.head_dim)
         dtype = jnp.dtype(self.compute.dtype)

@@ -18,33 +18,14 @@
 #include <vector>
 
 #include "products.h"
+#include "team.h"
 #include "xla/ffi/api/ffi.h"
-
-#if defined(__AMX_BF16__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace ffi = xla::ffi;
 
 namespace {
 
 constexpr int64_t SLICE = 1536;  // vocabulary rows a thread takes at a time
-
-// exp(x) for x <= 0, to about 2 units in the last place; NaN stays NaN.
-inline Vec exponential(Vec x) {
-  x = x < -87.0f ? Vec{} - 87.0f : x;
-  Ints whole = __builtin_convertvector(x * 1.442695041f - 0.5f, Ints);  // towards zero: rounds
-  Vec count = __builtin_convertvector(whole, Vec);
-  Vec rest = x - count * 0.693359375f + count * 2.12194440e-4f;  // ln 2 in two parts
-  Vec sum = Vec{} + 1.0f / 5040;
-  for (float factor : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-    sum = sum * rest + factor;
-  whole = (whole + 127) << 23;
-  Vec power;
-  std::memcpy(&power, &whole, sizeof power);
-  return sum * power;
-}
 
 // What is known of N rows, padded to whole vectors, after some of the vocabulary.
 struct Best {
@@ -103,7 +84,8 @@ struct Work {
   Best best;
   std::vector<float> aside;  // logits of the excluded token
 
-  Work(const Weight* weight, int64_t v, const Weight* x, int64_t n, int64_t d)
+  template <class Number>
+  Work(const Weight* weight, int64_t v, const Number* x, int64_t n, int64_t d)
       : product(x, n, d), weight(weight), v(v), best(product.n), aside(product.n, -FLT_MAX) {}
 
   void help() {
@@ -111,25 +93,35 @@ struct Work {
     if (begin >= v) return;
     typename Product::Thread thread;
     Best own(product.n);
-    std::vector<float> block(Product::ROWS * product.n);
-    int64_t finished = 0;
+    // Products may come one call late: they are read one after the next was asked for.
+    std::vector<float> blocks[2];
+    for (auto& block : blocks) block.resize(Product::ROWS * product.n);
+    int64_t finished = 0, calls = 0, last = -1;
+    auto rows_at = [&](int64_t row) { return std::min<int64_t>(Product::ROWS, v - row); };
     for (; begin < v; begin = next.fetch_add(SLICE)) {
       int64_t end = std::min(v, begin + SLICE);
-      for (int64_t row = begin; row < end; row += Product::ROWS)
-        read(row, std::min<int64_t>(Product::ROWS, end - row), block.data(), own);
+      for (int64_t row = begin; row < end; row += Product::ROWS) {
+        multiply(thread, row, rows_at(row), blocks[calls++ % 2].data());
+        if (last >= 0) read(last, rows_at(last), blocks[calls % 2].data(), own);
+        last = row;
+      }
       finished += end - begin;
     }
+    thread.finish();
+    read(last, rows_at(last), blocks[(calls - 1) % 2].data(), own);
     std::lock_guard<std::mutex> lock(mutex);
     best.merge(own);
     done += finished;
     if (done == v) all_done.notify_all();
   }
 
-  void read(int64_t first, int64_t rows, float* block, Best& own) {
-    const Weight* from = weight + first * product.d;
+  void multiply(typename Product::Thread& thread, int64_t first, int64_t rows, float* block) {
     bool has_next = first + 2 * Product::ROWS <= v;
-    const Weight* following = from + Product::ROWS * product.d;
-    product.multiply(from, rows, has_next ? reinterpret_cast<const char*>(following) : nullptr, block);
+    const Weight* next = has_next ? product.row_of(weight, first + Product::ROWS) : nullptr;
+    product.multiply(thread, product.row_of(weight, first), rows, reinterpret_cast<const char*>(next), block);
+  }
+
+  void read(int64_t first, int64_t rows, float* block, Best& own) {
     int64_t n = product.n;
     if (bias || scale != 1.0f)
       for (int64_t row = 0; row < rows; ++row)
@@ -147,12 +139,13 @@ struct Work {
   }
 };
 
-template <class Product>
-ffi::Error run(ffi::ThreadPool pool, const typename Product::Weight* weight, int64_t v,
-               const typename Product::Weight* x, int64_t n, int64_t d,
+template <class Product, class Number>
+ffi::Error run(ffi::ThreadPool pool, const typename Product::Weight* weight, const float* weight_scale,
+               int64_t v, const Number* x, int64_t n, int64_t d,
                ffi::Buffer<ffi::F32> bias, ffi::Buffer<ffi::S32> hidden, float scale,
                int64_t excluded, int32_t* token, float* peak, float* total) {
   auto work = std::make_shared<Work<Product>>(weight, v, x, n, d);
+  work->product.take(weight, weight_scale);
   work->bias = bias.element_count() ? bias.typed_data() : nullptr;
   work->scale = scale;
   work->excluded = excluded;
@@ -180,16 +173,51 @@ ffi::Error head(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer x,
                 ffi::ResultBuffer<ffi::F32> total, float scale, int64_t excluded) {
   int64_t v = weight.dimensions()[0], d = weight.dimensions()[1], n = x.dimensions()[0];
   if (weight.element_type() == ffi::F32)
-    return run<Float32>(pool, weight.typed_data<float>(), v, x.typed_data<float>(), n, d, bias,
+    return run<Float32>(pool, weight.typed_data<float>(), nullptr, v, x.typed_data<float>(), n, d, bias,
                         hidden, scale, excluded, token->typed_data(), peak->typed_data(),
                         total->typed_data());
-#if defined(__AMX_BF16__)
+#if defined(JAXLLADA_HAS_TILES)
   using Bits = const uint16_t*;
-  return run<BFloat16>(pool, static_cast<Bits>(weight.untyped_data()), v,
+  return run<BFloat16>(pool, static_cast<Bits>(weight.untyped_data()), nullptr, v,
                        static_cast<Bits>(x.untyped_data()), n, d, bias, hidden, scale, excluded,
                        token->typed_data(), peak->typed_data(), total->typed_data());
 #else
   return ffi::Error::Internal("the head kernel was built for float32 alone");
+#endif
+}
+
+ffi::Error packed_head(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> panels, ffi::Buffer<ffi::F32> scale,
+                       ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> bias,
+                       ffi::Buffer<ffi::S32> hidden, ffi::ResultBuffer<ffi::S32> token,
+                       ffi::ResultBuffer<ffi::F32> peak, ffi::ResultBuffer<ffi::F32> total,
+                       float scale_of_logits, int64_t excluded, int64_t tokens) {
+#if defined(JAXLLADA_HAS_TILES)
+  return run<PackedFloat32>(pool, reinterpret_cast<const char*>(panels.typed_data()),
+                            scale.typed_data(), tokens, x.typed_data(), x.dimensions()[0],
+                            x.dimensions()[1], bias, hidden, scale_of_logits, excluded,
+                            token->typed_data(), peak->typed_data(), total->typed_data());
+#else
+  return ffi::Error::Internal("this CPU has no matrix unit");
+#endif
+}
+
+ffi::Error pack_head(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> weight,
+                     ffi::ResultBuffer<ffi::U8> panels, ffi::ResultBuffer<ffi::F32> scale) {
+#if defined(JAXLLADA_HAS_TILES)
+  int64_t v = weight.dimensions()[0], d = weight.dimensions()[1], unit = Bytes::PANEL;
+  char* to = reinterpret_cast<char*>(panels->typed_data());
+  auto crew = Team<NoHold>::of(pool);
+  crew->share(up(v, unit), [&](int64_t from, int64_t end) {
+    const std::vector<float> nothing(d, 0.0f);
+    for (int64_t row = from; row < end; ++row)
+      scale->typed_data()[row] =
+          Bytes::put_row(row < v ? weight.typed_data() + row * d : nothing.data(), d,
+                         to + row / unit * Bytes::panel_bytes(d), row % unit);
+  });
+  crew->end();
+  return ffi::Error::Success();
+#else
+  return ffi::Error::Internal("this CPU has no matrix unit");
 #endif
 }
 
@@ -208,11 +236,32 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxllada_head, head,
                                   .Attr<float>("scale")
                                   .Attr<int64_t>("excluded"));
 
-// Whether bfloat16 is done: the build knows the matrix unit, and the system lets it be used.
-extern "C" int jaxllada_head_has_bfloat16() {
-#if defined(__AMX_BF16__)
-  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxllada_packed_head, packed_head,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::U8>>()    // panels of the weight
+                                  .Arg<ffi::Buffer<ffi::F32>>()   // scale of its rows
+                                  .Arg<ffi::Buffer<ffi::F32>>()   // hidden rows [N, D]
+                                  .Arg<ffi::Buffer<ffi::F32>>()   // the rest as above
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<float>("scale")
+                                  .Attr<int64_t>("excluded")
+                                  .Attr<int64_t>("tokens"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxllada_pack_head, pack_head,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()    // weight [V, D]
+                                  .Ret<ffi::Buffer<ffi::U8>>()     // panels
+                                  .Ret<ffi::Buffer<ffi::F32>>());  // scale of its rows
+
+// Whether there is a matrix unit, and the system lets it be used.
+extern "C" int jaxllada_head_has_tiles() {
+#if defined(JAXLLADA_HAS_TILES)
+  return Tiles::are_allowed();
 #else
   return 0;
 #endif

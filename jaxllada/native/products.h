@@ -1,6 +1,8 @@
 // Products of a few rows of the vocabulary with all hidden rows. Vectors lie along the hidden rows:
 // each is a lane, so nothing is summed across lanes. The next rows are fetched from memory meanwhile.
 //
+// Products may be late by one call: a block is there when the next call returns, or `finish`.
+//
 // Letters: N hidden rows, padded to whole vectors; D model width.
 #pragma once
 
@@ -9,23 +11,17 @@
 #include <cstring>
 #include <vector>
 
-#if defined(__AMX_BF16__)
-#include <immintrin.h>
-#endif
+#include "bytes.h"
+#include "vectors.h"
 
+// Rows of the vocabulary at a time, so that sums fill the registers:
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE = 12;  // 12 x 2 sums, 2 inputs: of 32 registers
+constexpr int TILE = 12;  // 12 x 2 sums, 2 inputs: of 32 registers
 #elif defined(__AVX__)
-constexpr int LANES = 8, TILE = 6;  // 6 x 2 sums, 2 inputs, a factor: of 16 registers
+constexpr int TILE = 6;  // 6 x 2 sums, 2 inputs, a factor: of 16 registers
 #else
-constexpr int LANES = 4, TILE = 12;
+constexpr int TILE = 12;
 #endif
-constexpr int64_t LINE = 64;     // bytes of a cache line
-
-typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-inline Vec at(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 
 // float32: TILE rows of the vocabulary at a time.
 struct Float32 {
@@ -40,7 +36,12 @@ struct Float32 {
       for (int64_t k = 0; k < d; ++k) hidden[k * n + i] = x[i * d + k];
   }
 
-  struct Thread {};
+  void take(const float*, const float*) {}
+  const float* row_of(const float* weight, int64_t row) const { return weight + row * d; }
+
+  struct Thread {
+    void finish() {}
+  };
 
   template <int rows, int vectors>
   void columns(const float* w, const char* next, int64_t first, float* block) const {
@@ -72,13 +73,13 @@ struct Float32 {
     if (first < n) columns<rows, 1>(w, first ? nullptr : next, first, block);
   }
 
-  void multiply(const float* w, int64_t rows, const char* next, float* block) const {
+  void multiply(Thread&, const float* w, int64_t rows, const char* next, float* block) const {
     if (rows == ROWS) return product<ROWS>(w, next, block);
     for (int64_t v = 0; v < rows; ++v) product<1>(w + v * d, nullptr, block + v * n);
   }
 };
 
-#if defined(__AMX_BF16__)
+#if defined(JAXLLADA_HAS_TILES)
 // bfloat16 on Intel's matrix unit: 32 rows of the vocabulary with 32 hidden rows at a time.
 struct BFloat16 {
   using Weight = uint16_t;
@@ -92,13 +93,12 @@ struct BFloat16 {
       for (int64_t k = 0; k < d; ++k) hidden[(k / 2 * n + i) * 2 + k % 2] = x[i * d + k];
   }
 
-  struct Thread {  // all eight tiles are 16 rows of 64 bytes
-    Thread() {
-      alignas(64) uint8_t config[64] = {1};
-      for (int i = 0; i < 8; ++i) config[16 + 2 * i] = 64, config[48 + i] = 16;
-      _tile_loadconfig(config);
-    }
-    ~Thread() { _tile_release(); }
+  void take(const uint16_t*, const float*) {}
+  const uint16_t* row_of(const uint16_t* weight, int64_t row) const { return weight + row * d; }
+
+  struct Thread {
+    Tiles tiles;
+    void finish() {}
   };
 
   template <bool is_wide>
@@ -130,7 +130,7 @@ struct BFloat16 {
     }
   }
 
-  void multiply(const uint16_t* w, int64_t rows, const char* next, float* block) const {
+  void multiply(Thread&, const uint16_t* w, int64_t rows, const char* next, float* block) const {
     std::vector<uint16_t> padded;
     if (rows < ROWS) {  // the last rows of the vocabulary
       padded.assign(ROWS * d, 0);
@@ -140,6 +140,51 @@ struct BFloat16 {
     int64_t first = 0;
     for (; first + 32 <= n; first += 32) columns<true>(w, first ? nullptr : next, first, block);
     if (first < n) columns<false>(w, first ? nullptr : next, first, block);
+  }
+};
+
+// float32 on the matrix unit, from a weight that was packed: 16 rows of the vocabulary at a time.
+struct PackedFloat32 {
+  using Weight = char;
+  static constexpr int ROWS = Bytes::PANEL;
+  std::vector<char> hidden;  // panels of 16 hidden rows
+  std::vector<float> hidden_scale;
+  const float* scale = nullptr;  // of the rows of the vocabulary, whole panels
+  const char* weight = nullptr;
+  int64_t d, n;
+
+  PackedFloat32(const float* x, int64_t rows, int64_t d) : d(d), n(up(rows, ROWS)) {
+    std::vector<float> turned(d * n, 0.0f);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < d; ++k) turned[k * n + i] = x[i * d + k];
+    hidden.resize(n / ROWS * Bytes::panel_bytes(d));
+    hidden_scale.resize(n);
+    for (int64_t i = 0; i < n; i += ROWS)
+      Bytes::put_columns(&turned[i], d, n, ROWS, &hidden[i / ROWS * Bytes::panel_bytes(d)],
+                         &hidden_scale[i]);
+  }
+
+  void take(const char* panels, const float* scale_of_rows) {
+    weight = panels;
+    scale = scale_of_rows;
+  }
+  const char* row_of(const char* weight, int64_t row) const {
+    return weight + row / ROWS * Bytes::panel_bytes(d);
+  }
+
+  struct Thread {
+    Tiles tiles;
+    Bytes::Worker worker;
+    void finish() { worker.finish(); }
+  };
+
+  void multiply(Thread& thread, const char* w, int64_t, const char* next, float* block) const {
+    int64_t bytes = Bytes::panel_bytes(d), share = bytes / LINE / (n / ROWS);
+    const float* own = scale + (w - weight) / bytes * ROWS;
+    for (int64_t i = 0; i < n / ROWS; ++i)
+      thread.worker.multiply(w, &hidden[i * bytes], d, own, &hidden_scale[i * ROWS],
+                             block + i * ROWS, n,
+                             {next + i * share * LINE, next ? share : 0});
   }
 };
 #endif

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxllada.common.policy import Policy
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, first_maximum, vocabulary_logits
+from jaxllada.sampling.packed import Packed
 from jaxllada.sampling.reader import Body, Call, PlainReader
 
 CHUNK = 64
@@ -26,7 +27,7 @@ CHUNK = 64
 
 @functools.partial(jax.jit, static_argnames="policy")
 def foresee(
-    model: Any, inputs: Inputs, canvas: Int[Array, "B L"], policy: Policy
+    model: Any, packed: Packed, inputs: Inputs, canvas: Int[Array, "B L"], policy: Policy
 ) -> tuple[Bool[Array, "B L"], Float[Array, "B L"]]:
     """Returns where the end token is the likeliest, and its probability (float32).
 
@@ -37,8 +38,8 @@ def foresee(
         tokens = jnp.concatenate([tokens, jnp.where(inputs.known, policy.mask_id, tokens)])
     whole = dataclasses.replace(policy, window=canvas.shape[1])
     call = Call(tokens, zero, zero, zero, zero)
-    states, _ = PlainReader().read(Body.of(model, inputs, policy), (), call, whole)
-    head = Head.of(model)
+    states, _ = PlainReader().read(Body.of(model, packed, inputs, policy), (), call, whole)
+    head = Head.of(model, packed)
     batch, length, width = states.shape
     size = math.gcd(length, CHUNK)
 

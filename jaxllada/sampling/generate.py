@@ -25,6 +25,7 @@ from jaxllada.sampling.credit import no_credits
 from jaxllada.sampling.foresee import foresee
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.loop import State, advance, initial_state
+from jaxllada.sampling.packed import Packed, packed_of
 from jaxllada.sampling.smoothing import carried_soft
 
 CANVAS_MULTIPLE = 64
@@ -131,11 +132,15 @@ class JaxDevice:
     def __init__(self, model: Any, config: SamplingConfig, keys: Array):
         self.model, self.config, self.keys = model, config, keys
 
+    def packed(self, policy: Policy) -> Packed:
+        """What kernels read of the model, as far as a run needs it."""
+        return packed_of(self.model, policy)
+
     def place(self, canvas: Canvas, placed: Placed | None) -> Placed:
         inputs = Inputs.of(canvas, self.config, self.keys[canvas.rows])
         tokens, policy = jnp.asarray(canvas.tokens), canvas.policy
         if placed is None or canvas.step == 0:
-            state = initial_state(self.model, inputs, tokens, policy=policy)
+            state = initial_state(self.model, self.packed(policy), inputs, tokens, policy=policy)
             state = state._replace(order=jnp.asarray(canvas.order))
             return Placed(inputs, state, policy, canvas.rows)
         own = np.array([np.argmax(placed.rows == row) for row in canvas.rows])
@@ -157,7 +162,8 @@ class JaxDevice:
 
     def advance(self, placed: Placed, end_block: int, end_step: int) -> Placed:
         ends = (jnp.int32(end_step), jnp.int32(end_block))
-        state = advance(self.model, placed.inputs, placed.state, *ends, policy=placed.policy)
+        model = (self.model, self.packed(placed.policy))
+        state = advance(*model, placed.inputs, placed.state, *ends, policy=placed.policy)
         return placed._replace(state=state)
 
     def fetch(self, placed: Placed) -> Snapshot:
@@ -167,7 +173,8 @@ class JaxDevice:
         return Snapshot(*arrays, block=int(block), step=int(step))
 
     def foresee(self, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
-        found = foresee(self.model, placed.inputs, placed.state.canvas, placed.policy)
+        model = (self.model, self.packed(placed.policy))
+        found = foresee(*model, placed.inputs, placed.state.canvas, placed.policy)
         return jax.device_get(found)
 
 

@@ -15,10 +15,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxllada.common.policy import Policy
-from jaxllada.native.head import likeliest
+from jaxllada.native.head import PackedHead, likeliest
 from jaxllada.sampling.filters import filtered
 from jaxllada.sampling.gumbel import TOKEN, gumbel
 from jaxllada.sampling.inputs import Inputs
+from jaxllada.sampling.packed import Packed
 
 
 class Head(NamedTuple):
@@ -27,12 +28,14 @@ class Head(NamedTuple):
     weight: Float[Array, "V D"]
     bias: Float[Array, " V"] | None
     scale: float
+    packed: PackedHead | None
+    """The weight as a kernel reads it, if it does."""
 
     @classmethod
-    def of(cls, model: Any) -> "Head":
+    def of(cls, model: Any, packed: Packed) -> "Head":
         """Takes the head of a model, its weight in the activation type."""
         weight = model.head_weight.astype(model.compute.dtype)
-        return cls(weight, model.head_bias, model.logit_scale)
+        return cls(weight, model.head_bias, model.logit_scale, packed.head)
 
 
 def vocabulary_logits(head: Head, rows: Float[Array, "N D"]) -> Float[Array, "V N"]:
@@ -76,6 +79,7 @@ def read_at_once(head: Head, rows: Float[Array, "N D"], inputs: Inputs, policy: 
         scale=head.scale,
         hidden=jnp.concatenate([never, inputs.suppressed.astype(jnp.int32)]),
         excluded=policy.mask_id if policy.never_mask else -1,
+        packed=head.packed,
     )
     confidence = 1 / found.total
     return Reading(found.token, confidence, confidence)

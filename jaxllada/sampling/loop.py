@@ -21,6 +21,7 @@ from jaxllada.sampling.credit import Credits, no_credits
 from jaxllada.sampling.gumbel import slot_keys
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head
+from jaxllada.sampling.packed import Packed
 from jaxllada.sampling.predict import predict
 from jaxllada.sampling.reader import Body, Call
 from jaxllada.sampling.readers import reader_of
@@ -60,6 +61,7 @@ class State(NamedTuple):
 @functools.partial(jax.jit, static_argnames="policy", donate_argnames="state")
 def advance(
     model: Any,
+    packed: Packed,
     inputs: Inputs,
     state: State,
     end_step: Int[Array, ""],
@@ -68,7 +70,8 @@ def advance(
 ) -> State:
     """Runs until `end_step` calls were made, `end_block` is active, or nothing is left to fill."""
     # Everything a step can share with the others is computed once, before the loop.
-    body, head, reader = Body.of(model, inputs, policy), Head.of(model), reader_of(policy)
+    body, head = Body.of(model, packed, inputs, policy), Head.of(model, packed)
+    reader = reader_of(policy)
     table = Table.of(model) if policy.is_smooth else None
     slots = jnp.arange(state.canvas.shape[1]) - inputs.prompt_length
 
@@ -177,7 +180,9 @@ def _is_any(tokens: Array, ids: tuple[int, ...]) -> Array | None:
 
 
 @functools.partial(jax.jit, static_argnames="policy")
-def initial_state(model: Any, inputs: Inputs, canvas: Int[Array, "B L"], policy: Policy) -> State:
+def initial_state(
+    model: Any, packed: Packed, inputs: Inputs, canvas: Int[Array, "B L"], policy: Policy
+) -> State:
     """The state before the first step; its memory is empty."""
     zero = jnp.int32(0)
     state = State(
@@ -189,7 +194,7 @@ def initial_state(model: Any, inputs: Inputs, canvas: Int[Array, "B L"], policy:
         block=zero,
         call=zero,
         age=zero,
-        memory=reader_of(policy).start(Body.of(model, inputs, policy), policy),
+        memory=reader_of(policy).start(Body.of(model, packed, inputs, policy), policy),
         credits=no_credits(len(canvas), policy),
         soft=no_soft(model, canvas, policy),
     )

@@ -23,7 +23,8 @@ class Body(NamedTuple):
 
     model: Any
     blocks: Any
-    """Single blocks, which CPUs walk faster; None elsewhere."""
+    """Packed blocks where there is a kernel for them; single ones, which other CPUs walk faster; None
+    elsewhere."""
     turn: Any
     """Rotary angles of the canvas."""
     visible: Bool[Array, "G L"]
@@ -36,13 +37,16 @@ class Body(NamedTuple):
     """First position behind the answer."""
 
     @classmethod
-    def of(cls, model: Any, inputs: Inputs, policy: Policy) -> "Body":
-        """Computes once what calls can share."""
+    def of(cls, model: Any, packed: Any, inputs: Inputs, policy: Policy) -> "Body":
+        """Computes once what calls can share; `packed` is the model's `Packed`."""
         passes = 2 if policy.is_guided else 1
         visible = jnp.tile(inputs.visible, (passes, 1))
+        blocks = packed.blocks
+        if blocks is None and jax.default_backend() == "cpu":
+            blocks = model.unstacked()
         return cls(
             model=model,
-            blocks=model.unstacked() if jax.default_backend() == "cpu" else None,
+            blocks=blocks,
             turn=model.rotation(jnp.tile(inputs.positions, (passes, 1))),
             visible=visible,
             sight=Sight.of_run(visible, inputs.prompt_length, policy),

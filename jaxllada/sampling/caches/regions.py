@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxllada.common.policy import Policy
 from jaxllada.common.regions import Regions
 from jaxllada.models.kept import Memory, Region
+from jaxllada.models.packed import PackedBlocks
 from jaxllada.sampling.reader import Body, Call
 
 
@@ -48,6 +49,17 @@ class RegionReader:
         first, last = regions.span(call.block_start, call.number, body.end)
         first, last = jnp.maximum(first, 0), jnp.minimum(last, body.end)
 
+        is_whole = regions.reads_whole(call.age, call.number, call.block_start - memory.block_start)
+
+        if isinstance(body.blocks, PackedBlocks):
+            span = (jnp.where(is_whole, 0, first), jnp.where(is_whole, length, last))
+            rows, kept = body.model.reread(
+                call.canvas, memory.kept, Region(0, length, span=span), sight.of_all(),
+                turn=body.turn, window=(call.start, policy.window), blocks=body.blocks,
+                soft=call.soft,
+            )  # fmt: skip
+            return rows, RegionMemory(kept, call.block_start)
+
         def whole(kept: Memory) -> tuple[Array, Memory]:
             return body.model.reread(
                 call.canvas, kept, Region(0, length), sight.of_all(),
@@ -70,8 +82,6 @@ class RegionReader:
             )  # fmt: skip
 
         sizes = [size for size in regions.sizes(length) if size < length]
-        distance = call.block_start - memory.block_start
-        is_whole = regions.reads_whole(call.age, call.number, distance)
         smallest = jnp.sum(jnp.array(sizes, jnp.int32) < last - first)
         index = jnp.where(is_whole, len(sizes), smallest)
         branches = [*(functools.partial(part, size) for size in sizes), whole]
