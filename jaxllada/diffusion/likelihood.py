@@ -98,9 +98,13 @@ def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = Fals
             "this model is autoregressive and its likelihood exact: use CausalEngine.log_likelihood"
         )
 
+    # Models of other makes have no weights for kernels.
+    packed = model.packed() if hasattr(model, "packed") else None
+
     def read(batch: Batch | SharedBatch) -> TokenNats:
         return read_batch(
             model,
+            packed,
             jax.tree.map(jnp.asarray, batch),
             jnp.float32(config.cfg_scale),
             is_guided=config.cfg_scale > 0,
@@ -113,17 +117,19 @@ def make_reader(model: Any, config: LikelihoodConfig, reuses_prompt: bool = Fals
 @functools.partial(jax.jit, static_argnames=("is_guided", "block_length"))
 def read_batch(
     model: Any,
+    packed: Any,
     batch: Batch | SharedBatch,
     cfg_scale: Float[Array, ""],
     *,
     is_guided: bool,
     block_length: int | None,
 ) -> TokenNats:
-    """Returns nats [R, S] of the hidden tokens of every view."""
+    """Returns nats [R, S] of the hidden tokens of every view; `packed` is `model.packed()`."""
+    blocks, head = (None, None) if packed is None else packed
     if isinstance(batch, SharedBatch):
-        states = _reread(model, batch, block_length)
+        states = _reread(model, blocks, batch, block_length)
     else:
-        states = _read(model, batch, block_length)
+        states = _read(model, blocks, batch, block_length)
     given = states[batch.given]
     if is_guided:
         # Logits are linear in these activations: guiding here is guiding the logits (Eq. 16).
@@ -135,23 +141,26 @@ def read_batch(
         batch.targets.reshape(-1),
         batch.asked.reshape(-1),
         head_bias=None if model.head_bias is None else model.head_bias * model.logit_scale,
+        packed=head,
     )
     return TokenNats(*(values.reshape(batch.targets.shape) for values in found))
 
 
-def _read(model: Any, batch: Batch, block_length: int | None) -> Float[Array, "U S D"]:
+def _read(model: Any, blocks: Any, batch: Batch, block_length: int | None) -> Float[Array, "U S D"]:
     """The answers' rows, by the whole model on whole canvases."""
     positions, visible = _places(batch, batch.canvas.shape[1])
     window = (batch.start, batch.targets.shape[1])
-    options = {}
+    options: dict[str, Any] = {}
     if block_length:
         place = jnp.arange(visible.shape[1]) - batch.start
         options["attention_bias"] = _no_later_block(place, block_length)
     turn = model.rotation(positions)
-    return model.hidden(batch.canvas, visible, turn=turn, window=window, **options)
+    return model.hidden(batch.canvas, visible, turn=turn, window=window, blocks=blocks, **options)
 
 
-def _reread(model: Any, batch: SharedBatch, block_length: int | None) -> Float[Array, "copies S D"]:
+def _reread(
+    model: Any, blocks: Any, batch: SharedBatch, block_length: int | None
+) -> Float[Array, "copies S D"]:
     """The answers' rows, beside keys and values of prompts before an answer that is all hidden.
 
     Exact under block-causal attention, where prompts never see answers.
@@ -163,7 +172,7 @@ def _reread(model: Any, batch: SharedBatch, block_length: int | None) -> Float[A
         seen = seen & _no_later_block(jnp.arange(length) - batch.start, block_length)
     _, kept = model.reread(
         batch.hidden, model.memory(*batch.hidden.shape), model.region(0, length), seen,
-        turn=model.rotation(positions),
+        turn=model.rotation(positions), blocks=blocks,
     )  # fmt: skip
 
     def own(x: Array) -> Array:
@@ -181,6 +190,7 @@ def _reread(model: Any, batch: SharedBatch, block_length: int | None) -> Float[A
         batch.copies, jax.tree.map(own, kept), model.region(length, span),
         jnp.concatenate([is_prompt, is_own & is_token[:, None]], axis=-1)[:, None],
         turn=model.rotation(place + (batch.start - batch.first[batch.ground])[:, None]),
+        blocks=blocks,
     )  # fmt: skip
     return states.reshape(-1, size, states.shape[-1])
 

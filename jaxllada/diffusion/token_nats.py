@@ -6,13 +6,14 @@ for are sorted behind the others and skipped.
 Shape letters: N rows, C rows of a chunk, D model width, V embedding rows.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxllada.native.head import has_kernel, likeliest
+from jaxllada.native.head import PackedHead, has_kernel, likeliest
 
 
 class TokenNats(NamedTuple):
@@ -33,15 +34,19 @@ def token_nats(
     asked: Bool[Array, " N"],
     *,
     head_bias: Float[Array, " V"] | None = None,
+    packed: PackedHead | None = None,
     chunk: int = 256,
 ) -> TokenNats:
     """Reads softmax(hidden head_weight^T + head_bias) at the targets of the rows asked for.
 
-    Products run in the type of `hidden`, sums and softmax in float32.
+    Products run in the type of `hidden`, sums and softmax in float32. `packed` is the head weight
+    as a kernel reads it.
     """
     count = len(targets)
     chunk = min(chunk, count)
-    read = _read_at_once if has_kernel(head_weight) else _read
+    read = _read
+    if has_kernel(head_weight):
+        read = functools.partial(_read_at_once, packed)
     order = jnp.argsort(~asked, stable=True)
     order = jnp.pad(order, (0, -count % chunk), constant_values=count)
     chunks = (jnp.sum(asked) + chunk - 1) // chunk
@@ -84,8 +89,10 @@ def _read(rows: Array, head: Array, ids: Array, bias: Array | None) -> Read:
     return chosen, top, jnp.sum(jnp.exp(logits - top[:, None]), axis=1)
 
 
-def _read_at_once(rows: Array, head: Array, ids: Array, bias: Array | None) -> Read:
-    found = likeliest(head, rows, bias)
+def _read_at_once(
+    packed: PackedHead | None, rows: Array, head: Array, ids: Array, bias: Array | None
+) -> Read:
+    found = likeliest(head, rows, bias, packed=packed)
     axes = (((1,), (1,)), ((0,), (0,)))
     chosen = jax.lax.dot_general(rows, head[ids], axes, preferred_element_type=jnp.float32)
     chosen = chosen if bias is None else chosen + bias[ids].astype(jnp.float32)

@@ -23,7 +23,7 @@ from jaxllada.models.initializers import initial_weight
 from jaxllada.models.kept import Memory, Region, empty_memory, reread
 from jaxllada.models.linear import dropout
 from jaxllada.models.norm import Norm
-from jaxllada.models.packed import PackedBlocks
+from jaxllada.models.packed import Packed, PackedBlocks
 from jaxllada.models.rope import Rotation, rotation
 
 AnyArray = Array | np.ndarray
@@ -208,6 +208,10 @@ class MaskPredictor(nnx.Module):
     def block(self, index: int) -> Block:
         """Slices one block out of the stack, for inspection."""
         return layer_of(self.blocks, index)
+
+    def packed(self) -> Packed:
+        """Returns the weights as kernels of this machine read them, made once for a model."""
+        return Packed.of(self)
 
     def unstacked(self) -> tuple[Block, ...]:
         """Returns every block on its own: a copy of the body, which a CPU walks faster."""

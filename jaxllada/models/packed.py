@@ -1,14 +1,17 @@
-"""The blocks of a model laid out for a matrix unit, which computes them all in one kernel.
+"""Weights laid out for a matrix unit: all blocks in one kernel, and the head.
 
 Where there is one (`native/blocks.py`), samplers and likelihoods use these in place of `Block`s:
-the same function, up to rounding, in a third of the time.
+the same function, up to rounding, in a third of the time. Arrays never change, so what was made of
+them holds as long as they live.
 
-Shape letters: N layers, B batch, L positions, R rows of a region, Q rows that come out, D model
-width.
+Shape letters: N layers, B batch, R rows of a region, K positions attended to, Q rows that come out,
+D model width.
 """
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from jaxllada.models.block import Block
 from jaxllada.models.linear import Linear
 from jaxllada.models.rope import Rotation
 from jaxllada.native import blocks as native
+from jaxllada.native.head import PackedHead, can_pack_head, pack_head
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +39,7 @@ class PackedBlocks:
         self,
         x: Float[Array, "B R D"],
         turn: Rotation,
-        visible: Bool[Array, "#B 1 #R L"] | None,
+        visible: Bool[Array, "#B 1 #R K"] | None,
         *,
         start: Any = 0,
         span: tuple[Any, Any] | None = None,
@@ -46,7 +50,7 @@ class PackedBlocks:
 
         `span` are the rows (first, and behind the last; traced) whose keys and values are renewed,
         all by default; no others are computed but those of the window. Both count from the first
-        row. `kept` holds keys and values of all layers [N, B, kv_heads, L, H].
+        row. `kept` holds keys and values of all layers [N, B, kv_heads, K, H].
         """
         count = x.shape[1]
         if visible is None:
@@ -69,11 +73,28 @@ class PackedBlocks:
         )
 
 
+class Packed(NamedTuple):
+    """What kernels read of a model; None where there is none, or one that reads weights as they
+    are."""
+
+    blocks: PackedBlocks | None = None
+    head: PackedHead | None = None
+
+    @classmethod
+    def of(cls, model: Any, *, with_blocks: bool = True) -> "Packed":
+        """Lays the weights of a `MaskPredictor` out, once as long as it keeps them."""
+        if not isinstance(getattr(model, "blocks", None), Block):
+            return cls()
+        blocks = _once(pack, model, model.blocks) if with_blocks and can_pack(model) else None
+        weight = model.head_weight
+        is_read = weight.dtype == model.compute.dtype and can_pack_head(weight)
+        owner = model.wte if model.ff_out is None else model.ff_out.weight
+        return cls(blocks, _once(pack_head, weight, owner) if is_read else None)
+
+
 def can_pack(model: Any) -> bool:
     """Whether a kernel computes this model here: blocks as LLaDA has them (RMS norms, SwiGLU, no
     biases, no adapters), in float32 or bfloat16, and a CPU for which `native/blocks.py` has one."""
-    if not isinstance(getattr(model, "blocks", None), Block):
-        return False
     config, compute, blocks = model.config, model.compute, model.blocks
     norms = (blocks.attn_norm, blocks.ff_norm)
     is_known = (
@@ -101,7 +122,21 @@ def pack(model: Any) -> PackedBlocks:
     return PackedBlocks((attention, ffn), packed, model.config)
 
 
-def _layers(blocks: Block) -> tuple[Linear, ...]:
+_made: dict[tuple[int, ...], Any] = {}
+
+
+def _once(make: Callable[[Any], Any], argument: Any, weights: Any) -> Any:
+    arrays = jax.tree.leaves(weights)
+    name = (id(make), *map(id, arrays))
+    if name not in _made:
+        _made[name] = make(argument)
+        # The first weight that goes takes it along: another may get its id.
+        for array in arrays:
+            weakref.finalize(array, _made.pop, name, None)
+    return _made[name]
+
+
+def _layers(blocks: Block) -> tuple[Any, ...]:
     attention, mlp = blocks.attention, blocks.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.attn_out)
     return (*projections, mlp.ff_proj, mlp.up_proj, mlp.ff_out)

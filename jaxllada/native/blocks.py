@@ -16,20 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxllada.native.build import library
+from jaxllada.native.build import cpu_has, library
 
 TARGET, PACK = "jaxllada_body", "jaxllada_pack"
+
+UNIT = ("amx_tile", "amx_int8", "amx_bf16", "avx512bw")
+"""Features that a processor needs."""
 
 FORMATS = {"float32": (16, 64, 3 * 1024), "bfloat16": (32, 32, 2 * 1024)}
 """Columns of a panel, rows of the weight that a step takes, and bytes of a step."""
 
-Packed = tuple[UInt8[Array, "N bytes"], Float[Array, "N O_padded"]]
+Packed = tuple[UInt8[Array, "N _"], Float[Array, "N _"]]
 """One weight of all layers, as the matrix unit reads it, and a scale of each of its columns."""
 
 
 @functools.cache
 def _kernel() -> ctypes.CDLL | None:
-    kernel = library("body")
+    kernel = library("body") if cpu_has(*UNIT) else None
     if kernel is None or not kernel.jaxllada_body_is_possible():
         return None
     for target in (TARGET, PACK):

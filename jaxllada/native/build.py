@@ -42,6 +42,11 @@ def library(name: str) -> ctypes.CDLL | None:
         return None
 
 
+def cpu_has(*features: str) -> bool:
+    """Whether the processor lists these features (Linux)."""
+    return set(features) <= set(_cpu().decode().split())
+
+
 def _compiler() -> str | None:
     chosen = os.environ.get("CXX")
     found = (shutil.which(one) for one in ((chosen,) if chosen else COMPILERS))

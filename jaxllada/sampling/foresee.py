@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.models.packed import Packed
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head, first_maximum, vocabulary_logits
-from jaxllada.sampling.packed import Packed
 from jaxllada.sampling.reader import Body, Call, PlainReader
 
 CHUNK = 64

@@ -14,18 +14,19 @@ from numpy.typing import ArrayLike
 
 from jaxllada.common.answer_rows import lay_out
 from jaxllada.common.canvas import Canvas, Snapshot
+from jaxllada.common.config.cache import FeatureCache
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.driver import Progress, ShouldStop, run
 from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
 from jaxllada.common.sizing import Sizes
 from jaxllada.common.trace import Trace
+from jaxllada.models.packed import Packed
 from jaxllada.sampling.carry import carried
 from jaxllada.sampling.credit import no_credits
 from jaxllada.sampling.foresee import foresee
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.loop import State, advance, initial_state
-from jaxllada.sampling.packed import Packed, packed_of
 from jaxllada.sampling.smoothing import carried_soft
 
 CANVAS_MULTIPLE = 64
@@ -133,8 +134,8 @@ class JaxDevice:
         self.model, self.config, self.keys = model, config, keys
 
     def packed(self, policy: Policy) -> Packed:
-        """What kernels read of the model, as far as a run needs it."""
-        return packed_of(self.model, policy)
+        """What kernels read of the model; dLLM-Cache looks into the blocks itself."""
+        return Packed.of(self.model, with_blocks=not isinstance(policy.cache, FeatureCache))
 
     def place(self, canvas: Canvas, placed: Placed | None) -> Placed:
         inputs = Inputs.of(canvas, self.config, self.keys[canvas.rows])

@@ -15,11 +15,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.models.packed import Packed
 from jaxllada.native.head import PackedHead, likeliest
 from jaxllada.sampling.filters import filtered
 from jaxllada.sampling.gumbel import TOKEN, gumbel
 from jaxllada.sampling.inputs import Inputs
-from jaxllada.sampling.packed import Packed
 
 
 class Head(NamedTuple):

@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
 from jaxllada.common.trace import NOT_COMMITTED
+from jaxllada.models.packed import Packed
 from jaxllada.sampling.credit import Credits, no_credits
 from jaxllada.sampling.gumbel import slot_keys
 from jaxllada.sampling.inputs import Inputs
 from jaxllada.sampling.logits import Head
-from jaxllada.sampling.packed import Packed
 from jaxllada.sampling.predict import predict
 from jaxllada.sampling.reader import Body, Call
 from jaxllada.sampling.readers import reader_of

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxllada.common.policy import Policy
+from jaxllada.models.packed import Packed
 from jaxllada.sampling.caches.sight import Sight
 from jaxllada.sampling.inputs import Inputs
 
@@ -23,8 +24,7 @@ class Body(NamedTuple):
 
     model: Any
     blocks: Any
-    """Packed blocks where there is a kernel for them; single ones, which other CPUs walk faster; None
-    elsewhere."""
+    """Packed blocks where there is a kernel, single ones on other CPUs; None elsewhere."""
     turn: Any
     """Rotary angles of the canvas."""
     visible: Bool[Array, "G L"]
@@ -37,8 +37,8 @@ class Body(NamedTuple):
     """First position behind the answer."""
 
     @classmethod
-    def of(cls, model: Any, packed: Any, inputs: Inputs, policy: Policy) -> "Body":
-        """Computes once what calls can share; `packed` is the model's `Packed`."""
+    def of(cls, model: Any, packed: Packed, inputs: Inputs, policy: Policy) -> "Body":
+        """Computes once what calls can share."""
         passes = 2 if policy.is_guided else 1
         visible = jnp.tile(inputs.visible, (passes, 1))
         blocks = packed.blocks

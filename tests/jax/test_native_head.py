@@ -16,7 +16,7 @@ from jaxllada.common.errors import UserError
 from jaxllada.common.policy import Policy
 from jaxllada.convert import load
 from jaxllada.diffusion.token_nats import token_nats
-from jaxllada.native import build
+from jaxllada.native import blocks, build
 from jaxllada.native import head as native
 from jaxllada.sampling import generate, predict
 from jaxllada.sampling.inputs import Inputs
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def forget():
-    for cached in (build.library, native._kernel, native._has_bfloat16):
+    for cached in (build.library, native._kernel, native._has_tiles, blocks._kernel):
         cached.cache_clear()
 
 
@@ -49,6 +49,17 @@ def case(rows, width, vocabulary, dtype=np.float32):
     x = draw.normal(size=(rows, width)).astype(dtype)
     bias = draw.normal(size=vocabulary).astype(np.float32)
     return weight, x, bias
+
+
+def packed(weight):
+    if not native.can_pack_head(jnp.asarray(weight)):
+        pytest.skip("this CPU has no matrix unit")
+    return native.pack_head(jnp.asarray(weight))
+
+
+as_is_and_packed = pytest.mark.parametrize(
+    "form", [lambda weight: None, packed], ids=["", "packed"]
+)
 
 
 def oracle(weight, x, bias=0.0, scale=1.0, hidden=(), excluded=-1):
@@ -75,15 +86,18 @@ SHAPES = [(1, 16, 5), (4, 64, 1536), (7, 33, 1537), (16, 96, 3100), (17, 448, 40
           (48, 64, 6151), (100, 160, 1547)]  # fmt: skip
 
 
+@as_is_and_packed
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_float64(shape):
+def test_products_are_those_of_float64(shape, form):
     weight, x, bias = case(*shape)
     assert native.has_kernel(jnp.asarray(weight))
     run = jax.jit(native.likeliest, static_argnames=("scale", "excluded"))
-    check(run(weight, x), oracle(weight, x))
+    other = form(weight)
+    check(run(weight, x, packed=other), oracle(weight, x))
     first = int(oracle(weight, x)[0][0])
     hidden, excluded = [0, first], (first + 2) % shape[2]
-    found = run(weight, x, bias, scale=0.3, hidden=jnp.array(hidden), excluded=excluded)
+    options = {"scale": 0.3, "hidden": jnp.array(hidden), "excluded": excluded}
+    found = run(weight, x, bias, packed=other, **options)
     check(found, oracle(weight, x, bias, 0.3, hidden, excluded))
 
 
@@ -110,7 +124,7 @@ def test_other_processors_get_the_same(cpu, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(compiler))
     own = build.library("head")
     assert own is not None
-    assert not own.jaxllada_head_has_bfloat16()
+    assert not own.jaxllada_head_has_tiles()
     target = f"jaxllada_head_{cpu}"
     jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(own.jaxllada_head), platform="cpu")
     monkeypatch.setattr(native, "TARGET", target)
@@ -121,28 +135,79 @@ def test_other_processors_get_the_same(cpu, monkeypatch, tmp_path):
         check(found, oracle(weight, x, bias, excluded=excluded))
 
 
-def test_the_lowest_token_wins_a_tie_wherever_threads_met_it():
+@as_is_and_packed
+def test_the_lowest_token_wins_a_tie_wherever_threads_met_it(form):
     weight, x, _ = case(20, 64, 9000)
     best = oracle(weight, x)[0][3]
     places = [8999, best, 1535, 1536, 7]
     weight[places] = 2 * weight[best]
+    other = form(weight)
     for _ in range(20):
-        assert native.likeliest(jnp.asarray(weight), jnp.asarray(x)).token[3] == min(places)
+        found = native.likeliest(jnp.asarray(weight), jnp.asarray(x), packed=other)
+        assert found.token[3] == min(places)
 
 
-def test_what_is_not_a_number_stays_so():
+@as_is_and_packed
+def test_what_is_not_a_number_stays_so(form):
     weight, x, _ = case(5, 64, 2000)
+    expected = native.likeliest(jnp.asarray(weight), jnp.asarray(x), packed=form(weight))
+    x[2, 7] = np.nan
+    found = native.likeliest(jnp.asarray(weight), jnp.asarray(x), packed=form(weight))
+    np.testing.assert_array_equal(np.isnan(found.total), np.arange(5) == 2)
+    for part, own in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.delete(part, 2), np.delete(own, 2))
+    x[2, 7] = 0
     weight[77, 3] = np.nan
-    assert np.isnan(native.likeliest(jnp.asarray(weight), jnp.asarray(x)).total).all()
+    found = native.likeliest(jnp.asarray(weight), jnp.asarray(x), packed=form(weight))
+    assert np.isnan(found.total).all()
 
 
-def test_logits_far_apart_neither_overflow_nor_vanish():
+@as_is_and_packed
+def test_logits_far_apart_neither_overflow_nor_vanish(form):
     weight, x, _ = case(3, 32, 1600)
-    found = native.likeliest(jnp.asarray(weight) * 1e4, jnp.asarray(x))
+    large = jnp.asarray(weight) * 1e4
+    found = native.likeliest(large, jnp.asarray(x), packed=form(large))
     np.testing.assert_allclose(found.total, 1, rtol=1e-6)
     excluded = int(oracle(weight, x)[0][1])
-    found = native.likeliest(jnp.asarray(weight) * 1e4, jnp.asarray(x), excluded=excluded)
+    found = native.likeliest(large, jnp.asarray(x), excluded=excluded, packed=form(large))
     assert np.isinf(found.total[1])
+
+
+@as_is_and_packed
+def test_words_and_rows_of_zeros_have_logits_of_zero(form):
+    weight, x, _ = case(5, 64, 2000)
+    weight[100:150] = x[3] = 0
+    check(native.likeliest(weight, x, packed=form(weight)), oracle(weight, x))
+    weight[:] = 0
+    found = native.likeliest(weight, x, packed=form(weight))
+    check(found, (np.zeros(5), np.zeros(5), np.full(5, 2000)))
+
+
+@as_is_and_packed
+def test_numbers_of_another_size_are_as_exact(form):
+    """Each word and each row has a size of its own, and one channel is far larger than others."""
+    weight, x, _ = case(20, 160, 3000)
+    weight *= np.float32(10.0) ** -(np.arange(3000) % 9)[:, None]
+    x *= np.float32(10.0) ** (np.arange(20) % 5)[:, None] / 1e4
+    x[:, 5] *= 300
+    weight[:, 5] /= 300
+    check(native.likeliest(weight, x, packed=form(weight)), oracle(weight, x))
+
+
+@as_is_and_packed
+def test_the_same_call_gives_the_same_bits_whatever_rows_are_beside(form):
+    weight, x, bias = case(33, 96, 5000)
+    other = form(weight)
+    run = jax.jit(native.likeliest)
+    expected = run(weight, x, bias, packed=other)
+    for _ in range(5):
+        # Parts of a total are added in the order in which threads come.
+        found = run(weight, x, bias, packed=other)
+        np.testing.assert_array_equal(found.token, expected.token)
+        np.testing.assert_array_equal(found.logit, expected.logit)
+        np.testing.assert_allclose(found.total, expected.total, rtol=1e-6)
+    alone = run(weight, x[20:21], bias, packed=other)
+    assert (alone.token, alone.logit) == (expected.token[20], expected.logit[20])
 
 
 PLAIN = [
@@ -163,9 +228,10 @@ def traced(dense, options):
     """The record of a run, and how often the kernel was put into a program."""
     calls = []
 
-    def counted(*arguments):
-        calls.append(arguments)
-        return read(*arguments)
+    def counted(head, *rest):
+        calls.append(head)
+        assert (head.packed is not None) == native.can_pack_head(head.weight)
+        return read(head, *rest)
 
     read = predict.read_at_once
     with pytest.MonkeyPatch.context() as patch:
@@ -207,11 +273,14 @@ def test_calls_that_need_logits_are_not_plain(model, options):
 def test_a_model_of_another_type_goes_without():
     assert not native.has_kernel(jnp.zeros((8, 32), jnp.float16))
     assert not native.has_kernel(jnp.zeros((8, 33), jnp.bfloat16))
+    assert not native.can_pack_head(jnp.zeros((8, 32), jnp.float16))
+    assert not native.can_pack_head(jnp.zeros((8, 32), jnp.bfloat16))
 
 
 def test_several_devices_go_without(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert not native.has_kernel(jnp.zeros((8, 32)))
+    assert not native.can_pack_head(jnp.zeros((8, 32)))
 
 
 def test_zero_does_without_and_other_values_are_refused(monkeypatch):
@@ -227,6 +296,7 @@ def test_without_a_compiler_nothing_is_said(monkeypatch, capfd):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert build.library("head") is None
     assert not native.has_kernel(jnp.zeros((8, 32)))
+    assert not native.can_pack_head(jnp.zeros((8, 32)))
     assert capfd.readouterr().err == ""
 
 
@@ -258,8 +328,9 @@ def test_a_kernel_is_built_once_and_a_folder_that_cannot_be_written_is_survived(
     assert "XLA does its work" in capfd.readouterr().err
 
 
+@as_is_and_packed
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_nats_of_tokens_are_those_of_float64(has_bias):
+def test_nats_of_tokens_are_those_of_float64(has_bias, form):
     weight, x, bias = case(40, 64, 3000)
     bias = bias if has_bias else None
     token, logit, total = oracle(weight, x, 0.0 if bias is None else bias)
@@ -268,7 +339,7 @@ def test_nats_of_tokens_are_those_of_float64(has_bias):
     asked = np.arange(40) % 5 != 4
     found = token_nats(
         jnp.asarray(x), jnp.asarray(weight), jnp.asarray(targets), jnp.asarray(asked),
-        head_bias=None if bias is None else jnp.asarray(bias), chunk=16,
+        head_bias=None if bias is None else jnp.asarray(bias), packed=form(weight), chunk=16,
     )  # fmt: skip
     best = np.log(total)
     nll = best + logit - logits[np.arange(40), targets]

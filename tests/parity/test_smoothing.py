@@ -14,6 +14,7 @@ from jaxllada.common.answer_rows import lay_out
 from jaxllada.sampling import smoothing as jax_smoothing
 from jaxllada.sampling.generate import sample_trace as jax_trace
 from jaxllada.sampling.inputs import Inputs
+from jaxllada.models.packed import Packed
 from jaxllada.sampling.loop import initial_state
 from npu_backend.sampling import smoothing as torch_smoothing
 from npu_backend.sampling.generate import sample_trace as torch_trace
@@ -191,5 +192,7 @@ def test_strategies_without_smoothing_carry_nothing(models):
     inputs = Inputs.of(canvas, config, jax.random.split(jax.random.key(0)))
     assert not inputs.weights.size
     assert not inputs.bounds.size
-    state = initial_state(models[0], inputs, jnp.asarray(canvas.tokens), policy=canvas.policy)
+    state = initial_state(
+        models[0], Packed(), inputs, jnp.asarray(canvas.tokens), policy=canvas.policy
+    )
     assert state.soft == ()
