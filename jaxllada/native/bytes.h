@@ -1,9 +1,14 @@
 // float32 products of the matrix unit, by three signed bytes.
 //
 // A row is scaled to whole numbers of 24 bits, v = a 2^16 + b 2^8 + c. Products of bytes and their
-// sums are exact; of the nine only c c is left out, which is below what float32 holds. Measured
-// against float64, the error is that of a float32 product, also where a few numbers of a row are
-// thousands of times larger than the others.
+// sums are exact; of the nine only c c is left out, which is below what float32 holds.
+//
+// A number is rounded by up to 2^-24 of the largest of its row or column. Measured against float64,
+// rows of normal numbers have half the error of float32 sums from K = 2048 on, twice it at K = 64.
+// Where a few numbers are far larger than the others it is 3 to 6 times that of float32 if they
+// make up the result. Where they meet weights near zero it grows with them: numbers 3000 times
+// larger cost 1.4e-4 of the result. Rows whose largest number is below 1e-31 lose digits; beyond
+// 1e36 a product may overflow too early.
 //
 // A panel is 16 rows or columns, [K / 64][a, b, c][a tile].
 #pragma once
@@ -18,6 +23,8 @@ struct Bytes {
   using Number = float;
   static constexpr int64_t PANEL = 16, UNIT = 64, STEP = 3 * TILE_BYTES;
   static constexpr float WHOLE = 127.0f * 65536;
+  // Wider rows could leave int32: a c, c a and b b are up to 48896 a number.
+  static constexpr int64_t WIDEST = INT32_MAX / 48896 / UNIT * UNIT;
 
   template <class Real>
   static Real round(Real x) { return x; }
@@ -80,12 +87,13 @@ struct Bytes {
     void multiply(const char* left, const char* right, int64_t k, const float* row_scale,
                   const float* column_scale, float* out, int64_t stride, Ahead ahead) {
       int64_t units = up(k, UNIT) / UNIT, lines = (ahead.lines + 2 * units - 1) / (2 * units);
+      settle();
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);
       _tile_zero(3);
       _tile_zero(4);
-      // Tiles 0 to 3 sum what counts 2^32, 2^24, 2^16 and 2^8; 4 goes to 2: no sum waits for itself.
+      // Tiles 0 to 3 sum what counts 2^32, 2^24, 2^16 and 2^8; 4 goes to 2: none waits for itself.
       for (int64_t u = 0; u < units; ++u, left += STEP, right += STEP) {
         ahead.fetch(lines);
         _tile_loadd(5, left, LINE);
@@ -146,7 +154,8 @@ struct Bytes {
     float factor = 0, scale = 0;
     Range(float peak, float odd) {
       if (odd != 0) scale = NAN;
-      else if (peak > FLT_MIN) factor = WHOLE / peak, scale = peak / WHOLE;
+      else if (peak > FLT_MIN)  // both stay finite and normal
+        factor = std::min(WHOLE / peak, 1 / FLT_MIN), scale = std::max(peak / WHOLE, FLT_MIN);
     }
   };
 

@@ -8,7 +8,7 @@
 #if defined(JAXLLADA_HAS_TILES)
 struct Halves {
   using Number = uint16_t;
-  static constexpr int64_t PANEL = 32, UNIT = 32, STEP = 2 * TILE_BYTES;
+  static constexpr int64_t PANEL = 32, UNIT = 32, STEP = 2 * TILE_BYTES, WIDEST = INT32_MAX;
 
   static uint16_t bits(float x) {
     uint32_t v;
@@ -38,14 +38,15 @@ struct Halves {
   }
 
   // A right panel from columns of a matrix [k, stride], of which `columns` exist.
-  static void put_columns(const uint16_t* w, int64_t k, int64_t stride, int64_t columns, char* panel,
-                          float* scale) {
+  static void put_columns(const uint16_t* w, int64_t k, int64_t stride, int64_t columns,
+                          char* panel, float* scale) {
     std::memset(panel, 0, panel_bytes(k));
     std::fill_n(scale, columns, 1.0f);
     for (int64_t i = 0; i < k; ++i) {
       char* line = panel + i / UNIT * STEP + i % UNIT / 2 * LINE;
       for (int64_t o = 0; o < columns; ++o)
-        reinterpret_cast<uint16_t*>(line + o / 16 * TILE_BYTES)[o % 16 * 2 + i % 2] = w[i * stride + o];
+        reinterpret_cast<uint16_t*>(line + o / 16 * TILE_BYTES)[o % 16 * 2 + i % 2] =
+            w[i * stride + o];
     }
   }
 
@@ -54,6 +55,7 @@ struct Halves {
     void multiply(const char* left, const char* right, int64_t k, const float*, const float*,
                   float* out, int64_t stride, Ahead ahead) {
       int64_t units = up(k, UNIT) / UNIT, lines = (ahead.lines + units - 1) / units;
+      settle();
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);

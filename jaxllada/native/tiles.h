@@ -10,7 +10,7 @@
 
 #include "vectors.h"
 
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BW__)
+#if defined(__linux__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BW__)
 #define JAXLLADA_HAS_TILES 1
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -18,11 +18,15 @@
 
 constexpr int64_t TILE_BYTES = 1024;
 
+// What was written is in memory: GCC does not know what the unit's loads read.
+inline void settle() { asm volatile("" ::: "memory"); }
+
 // What a thread holds while it uses the unit: all eight tiles are 16 rows of 64 bytes.
 struct Tiles {
   Tiles() {
     alignas(64) uint8_t config[64] = {1};
     for (int i = 0; i < 8; ++i) config[16 + 2 * i] = 64, config[48 + i] = 16;
+    asm volatile("" ::"r"(config) : "memory");  // for GCC, which takes it to read eight bytes
     _tile_loadconfig(config);
   }
   ~Tiles() { _tile_release(); }
