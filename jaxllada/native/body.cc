@@ -10,9 +10,11 @@ namespace {
 #if defined(JAXLLADA_HAS_TILES)
 
 template <class Format>
-void pack(Team<Tiles>& crew, const typename Format::Number* weight, int64_t layers, int64_t k,
+ffi::Error pack(ffi::ThreadPool& pool, const typename Format::Number* weight, int64_t layers, int64_t k,
           int64_t columns, char* panels, float* scale) {
   constexpr int64_t PANEL = Format::PANEL;
+  if (k > Format::WIDEST) return ffi::Error::Internal("rows are too wide for sums in int32");
+  Team<NoHold> crew(pool);
   int64_t count = up(columns, PANEL) / PANEL;
   std::fill_n(scale, layers * count * PANEL, 0.0f);
   crew.share(layers * count, [&](int64_t from, int64_t to) {
@@ -23,41 +25,47 @@ void pack(Team<Tiles>& crew, const typename Format::Number* weight, int64_t laye
                           scale + i * PANEL);
     }
   });
+  return ffi::Error::Success();
 }
 
 ffi::Error pack_columns(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::ResultBuffer<ffi::U8> panels,
                         ffi::ResultBuffer<ffi::F32> scale) {
-  auto crew = Team<Tiles>::of(pool);
   auto shape = weight.dimensions();
   char* to = reinterpret_cast<char*>(panels->typed_data());
   if (weight.element_type() == ffi::F32)
-    pack<Bytes>(*crew, weight.typed_data<float>(), shape[0], shape[1], shape[2], to,
-                scale->typed_data());
-  else
-    pack<Halves>(*crew, static_cast<const uint16_t*>(weight.untyped_data()), shape[0], shape[1],
-                 shape[2], to, scale->typed_data());
-  crew->end();
-  return ffi::Error::Success();
+    return pack<Bytes>(pool, weight.typed_data<float>(), shape[0], shape[1], shape[2], to,
+                       scale->typed_data());
+  return pack<Halves>(pool, static_cast<const uint16_t*>(weight.untyped_data()), shape[0], shape[1],
+                      shape[2], to, scale->typed_data());
+}
+
+// Whether all that is given lies where it says.
+bool fits(const Shape& shape, const Inputs& in, bool has_kept) {
+  auto is_one_or = [](int64_t count, int64_t all) { return count == 1 || count == all; };
+  int64_t end = in.origin + shape.r;
+  bool is_whole = in.origin == 0 && in.first == 0 && in.last == shape.l;
+  return shape.g > 0 && shape.s > 0 && shape.f > 0 && shape.d == shape.heads * shape.h &&
+         shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 &&
+         is_one_or(in.angle_rows, shape.g) && is_one_or(in.visible_rows, shape.g) &&
+         is_one_or(in.visible_queries, shape.r) && in.origin >= 0 && end <= shape.l &&
+         in.window >= in.origin && in.window + shape.s <= end && in.first >= in.origin &&
+         in.last <= end && (has_kept || is_whole);
 }
 
 template <class Format>
 void run(ffi::ThreadPool& pool, const Shape& shape, const Inputs& in, void* k, void* v, void* out) {
   using Number = typename Format::Number;
-  thread_local Scratch scratch;
-  auto crew = Team<Tiles>::of(pool);
-  {
-    Tiles tiles;
-    if (!k) {
-      int64_t kept = shape.layers * shape.g * shape.kv_heads * shape.l * shape.h;
-      k = scratch.take<Number>(kept);
-      v = scratch.take<Number>(kept);
-    }
-    Call<Format>(shape, in, static_cast<Number*>(k), static_cast<Number*>(v),
-                 static_cast<Number*>(out), *crew, scratch)
-        .run();
+  Scratch::Loan scratch;
+  Team<Tiles> crew(pool);
+  Tiles tiles;
+  if (!k) {
+    int64_t kept = shape.layers * shape.g * shape.kv_heads * shape.l * shape.h;
+    k = (*scratch).take<Number>(kept);
+    v = (*scratch).take<Number>(kept);
   }
-  crew->end();
-  scratch.reset();
+  Call<Format>(shape, in, static_cast<Number*>(k), static_cast<Number*>(v), static_cast<Number*>(out),
+               crew, *scratch)
+      .run();
 }
 
 ffi::Error body(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::F32> cos,
@@ -80,6 +88,10 @@ ffi::Error body(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::F32> co
   const int32_t* places = place.typed_data();
   in.origin = places[0], in.first = places[1], in.last = places[2], in.window = places[3];
   in.attn_norm = attn_norm.untyped_data(), in.ff_norm = ff_norm.untyped_data();
+  if (in.first >= in.last) in.first = in.last = in.window;  // none is renewed
+  bool has_kept = kept.size() == 2;
+  if (!fits(shape, in, has_kept))
+    return ffi::Error::Internal("the blocks' kernel was given shapes or positions that do not fit");
   bool is_wide = x.element_type() == ffi::F32;
   Weight* weights[] = {&in.q, &in.k, &in.v, &in.out, &in.gate, &in.up, &in.down};
   for (int i = 0; i < 7; ++i) {
@@ -88,16 +100,23 @@ ffi::Error body(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::F32> co
     if (!panels.has_value() || !scale.has_value()) return ffi::Error::Internal("weights are missing");
     weights[i]->panels = reinterpret_cast<const char*>(panels->typed_data());
     weights[i]->scale = scale->typed_data();
-    weights[i]->in = i == 6 ? shape.f : shape.d;
+    int64_t in_width = weights[i]->in = i == 6 ? shape.f : shape.d;
     weights[i]->count = scale->dimensions()[1] / (is_wide ? Bytes::PANEL : Halves::PANEL);
+    int64_t bytes = is_wide ? Bytes::panel_bytes(in_width) : Halves::panel_bytes(in_width);
+    if (int64_t(panels->element_count()) != shape.layers * weights[i]->count * bytes)
+      return ffi::Error::Internal("weights were packed for another type or shape");
   }
   void *k = nullptr, *v = nullptr;
-  if (kept.size() == 2) {
+  if (has_kept) {
     k = kept.get<ffi::AnyBuffer>(0).value()->untyped_data();
     v = kept.get<ffi::AnyBuffer>(1).value()->untyped_data();
   }
-  is_wide ? run<Bytes>(pool, shape, in, k, v, out->untyped_data())
-          : run<Halves>(pool, shape, in, k, v, out->untyped_data());
+  try {
+    is_wide ? run<Bytes>(pool, shape, in, k, v, out->untyped_data())
+            : run<Halves>(pool, shape, in, k, v, out->untyped_data());
+  } catch (const std::bad_alloc&) {
+    return ffi::Error::Internal("there is no memory for the blocks' kernel");
+  }
   return ffi::Error::Success();
 }
 

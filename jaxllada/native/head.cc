@@ -12,11 +12,11 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "best.h"
 #include "products.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
@@ -26,44 +26,6 @@ namespace ffi = xla::ffi;
 namespace {
 
 constexpr int64_t SLICE = 1536;  // vocabulary rows a thread takes at a time
-
-// What is known of N rows, padded to whole vectors, after some of the vocabulary.
-struct Best {
-  std::vector<float> peak, total;
-  std::vector<int32_t> token;
-  explicit Best(int64_t n) : peak(n, -FLT_MAX), total(n, 0.0f), token(n, 0) {}
-
-  // Takes a block of logits [rows, n] of the tokens from `first` on. The lowest token wins a tie.
-  void take(const float* block, int64_t rows, int64_t first) {
-    int64_t n = peak.size();
-    for (int64_t i = 0; i < n; i += LANES) {
-      Vec old = at(&peak[i]), high = old;
-      Ints best = *reinterpret_cast<const Ints*>(&token[i]);
-      for (int64_t v = 0; v < rows; ++v) {
-        Vec logit = at(block + v * n + i);
-        Ints wins = logit > high;
-        high = wins ? logit : high;
-        best = wins ? Ints{} + static_cast<int32_t>(first + v) : best;
-      }
-      Vec sum = at(&total[i]) * exponential(old - high);
-      for (int64_t v = 0; v < rows; ++v) sum += exponential(at(block + v * n + i) - high);
-      std::memcpy(&peak[i], &high, sizeof high);
-      std::memcpy(&total[i], &sum, sizeof sum);
-      std::memcpy(&token[i], &best, sizeof best);
-    }
-  }
-
-  void merge(const Best& other) {
-    for (size_t i = 0; i < peak.size(); ++i) {
-      float high = std::max(peak[i], other.peak[i]);
-      bool wins = other.peak[i] > peak[i] ||
-                  (other.peak[i] == peak[i] && other.token[i] < token[i]);
-      if (wins) token[i] = other.token[i];
-      total[i] = total[i] * std::exp(peak[i] - high) + other.total[i] * std::exp(other.peak[i] - high);
-      peak[i] = high;
-    }
-  }
-};
 
 // One call, shared by the threads that work on it. It outlives the call: a thread may come late.
 template <class Product>
@@ -144,6 +106,7 @@ ffi::Error run(ffi::ThreadPool pool, const typename Product::Weight* weight, con
                int64_t v, const Number* x, int64_t n, int64_t d,
                ffi::Buffer<ffi::F32> bias, ffi::Buffer<ffi::S32> hidden, float scale,
                int64_t excluded, int32_t* token, float* peak, float* total) {
+  if (n == 0) return ffi::Error::Success();
   auto work = std::make_shared<Work<Product>>(weight, v, x, n, d);
   work->product.take(weight, weight_scale);
   work->bias = bias.element_count() ? bias.typed_data() : nullptr;
@@ -177,6 +140,8 @@ ffi::Error head(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer x,
                         hidden, scale, excluded, token->typed_data(), peak->typed_data(),
                         total->typed_data());
 #if defined(JAXLLADA_HAS_TILES)
+  if (weight.element_type() != ffi::BF16 || x.element_type() != ffi::BF16 || d % 32)
+    return ffi::Error::Internal("the head kernel takes bfloat16 rows of whole units of 32");
   using Bits = const uint16_t*;
   return run<BFloat16>(pool, static_cast<Bits>(weight.untyped_data()), nullptr, v,
                        static_cast<Bits>(x.untyped_data()), n, d, bias, hidden, scale, excluded,
@@ -186,40 +151,46 @@ ffi::Error head(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer x,
 #endif
 }
 
+#if defined(JAXLLADA_HAS_TILES)
 ffi::Error packed_head(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> panels, ffi::Buffer<ffi::F32> scale,
                        ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> bias,
                        ffi::Buffer<ffi::S32> hidden, ffi::ResultBuffer<ffi::S32> token,
                        ffi::ResultBuffer<ffi::F32> peak, ffi::ResultBuffer<ffi::F32> total,
                        float scale_of_logits, int64_t excluded, int64_t tokens) {
-#if defined(JAXLLADA_HAS_TILES)
   return run<PackedFloat32>(pool, reinterpret_cast<const char*>(panels.typed_data()),
                             scale.typed_data(), tokens, x.typed_data(), x.dimensions()[0],
                             x.dimensions()[1], bias, hidden, scale_of_logits, excluded,
                             token->typed_data(), peak->typed_data(), total->typed_data());
-#else
-  return ffi::Error::Internal("this CPU has no matrix unit");
-#endif
 }
 
 ffi::Error pack_head(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> weight,
                      ffi::ResultBuffer<ffi::U8> panels, ffi::ResultBuffer<ffi::F32> scale) {
-#if defined(JAXLLADA_HAS_TILES)
   int64_t v = weight.dimensions()[0], d = weight.dimensions()[1], unit = Bytes::PANEL;
   char* to = reinterpret_cast<char*>(panels->typed_data());
-  auto crew = Team<NoHold>::of(pool);
-  crew->share(up(v, unit), [&](int64_t from, int64_t end) {
+  if (d > Bytes::WIDEST) return ffi::Error::Internal("rows are too wide for sums in int32");
+  Team<NoHold> crew(pool);
+  crew.share(up(v, unit), [&](int64_t from, int64_t end) {
     const std::vector<float> nothing(d, 0.0f);
     for (int64_t row = from; row < end; ++row)
       scale->typed_data()[row] =
           Bytes::put_row(row < v ? weight.typed_data() + row * d : nothing.data(), d,
                          to + row / unit * Bytes::panel_bytes(d), row % unit);
   });
-  crew->end();
   return ffi::Error::Success();
-#else
-  return ffi::Error::Internal("this CPU has no matrix unit");
-#endif
 }
+#else
+ffi::Error missing() { return ffi::Error::Internal("this CPU has no matrix unit"); }
+ffi::Error packed_head(ffi::ThreadPool, ffi::Buffer<ffi::U8>, ffi::Buffer<ffi::F32>,
+                       ffi::Buffer<ffi::F32>, ffi::Buffer<ffi::F32>, ffi::Buffer<ffi::S32>,
+                       ffi::ResultBuffer<ffi::S32>, ffi::ResultBuffer<ffi::F32>,
+                       ffi::ResultBuffer<ffi::F32>, float, int64_t, int64_t) {
+  return missing();
+}
+ffi::Error pack_head(ffi::ThreadPool, ffi::Buffer<ffi::F32>, ffi::ResultBuffer<ffi::U8>,
+                     ffi::ResultBuffer<ffi::F32>) {
+  return missing();
+}
+#endif
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // Products of a few rows of the vocabulary with all hidden rows. Vectors lie along the hidden rows:
-// each is a lane, so nothing is summed across lanes. The next rows are fetched from memory meanwhile.
+// each is a lane, so nothing is summed across lanes. The next rows are fetched meanwhile.
 //
 // Products may be late by one call: a block is there when the next call returns, or `finish`.
 //
@@ -103,6 +103,7 @@ struct BFloat16 {
 
   template <bool is_wide>
   void columns(const uint16_t* w, const char* next, int64_t first, float* block) const {
+    settle();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -184,7 +185,7 @@ struct PackedFloat32 {
     for (int64_t i = 0; i < n / ROWS; ++i)
       thread.worker.multiply(w, &hidden[i * bytes], d, own, &hidden_scale[i * ROWS],
                              block + i * ROWS, n,
-                             {next + i * share * LINE, next ? share : 0});
+                             {next ? next + i * share * LINE : nullptr, next ? share : 0});
   }
 };
 #endif

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <thread>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -21,31 +22,40 @@ inline void relax() {
 #endif
 }
 
+// Waits for another thread; one that does not run gets this one's time after a while.
+class Patience {
+ public:
+  void wait() { ++times < 2000 ? relax() : std::this_thread::yield(); }
+
+ private:
+  int64_t times = 0;
+};
+
 struct NoHold {};
 
-// What each thread holds while it helps, such as the set-up of a matrix unit, is a `Hold`.
+// What each thread holds while it helps, such as the set-up of a matrix unit, is a `Hold`. A task
+// that throws ends the program.
 template <class Hold>
-class Team : public std::enable_shared_from_this<Team<Hold>> {
+class Team {
  public:
-  static std::shared_ptr<Team> of(xla::ffi::ThreadPool& pool) {
-    auto team = std::make_shared<Team>();
-    team->size = std::max<int64_t>(1, pool.num_threads());
-    for (int64_t i = 1; i < team->size; ++i) pool.Schedule([team] { team->help(); });
-    return team;
+  explicit Team(xla::ffi::ThreadPool& pool)
+      : size(std::max<int64_t>(1, pool.num_threads())), shared(std::make_shared<Shared>()) {
+    for (int64_t i = 1; i < size; ++i) pool.Schedule([shared = shared] { shared->help(); });
   }
+  Team(const Team&) = delete;
+  ~Team() { shared->is_over.store(true, std::memory_order_release); }
 
-  int64_t size;
+  const int64_t size;
 
   // Runs job(i) for all i < count, and returns when all are done.
   template <class Job>
   void run(int64_t count, const Job& job) {
-    context = &job;
-    call = [](const void* context, int64_t i) { (*static_cast<const Job*>(context))(i); };
-    done.store(0, std::memory_order_relaxed);
-    phase = (phase + 1) % (1 << 16);
-    state.store(packed(phase, count, 0), std::memory_order_release);
-    while (work()) continue;
-    while (done.load(std::memory_order_acquire) != count) relax();
+    shared->context = &job;
+    shared->call = [](const void* context, int64_t i) { (*static_cast<const Job*>(context))(i); };
+    shared->done.store(0, std::memory_order_relaxed);
+    shared->state.store(uint64_t(count) << Shared::FIELD, std::memory_order_release);
+    while (shared->work()) continue;
+    for (Patience patience; shared->done.load(std::memory_order_acquire) != count;) patience.wait();
   }
 
   // The same for parts [from, to) of `count`, several to a thread.
@@ -55,39 +65,40 @@ class Team : public std::enable_shared_from_this<Team<Hold>> {
     run(parts, [&](int64_t i) { job(count * i / parts, count * (i + 1) / parts); });
   }
 
-  void end() { is_over.store(true, std::memory_order_release); }
-
  private:
-  static constexpr uint64_t FIELD = 24, MASK = (1 << FIELD) - 1;
+  // Outlives the call: a thread may come late.
+  struct Shared {
+    static constexpr uint64_t FIELD = 32, MASK = (uint64_t(1) << FIELD) - 1;
 
-  // One number holds the phase, its tasks and how many of them are taken: a thread that is late
-  // cannot take a task of one phase for that of another.
-  static uint64_t packed(uint64_t phase, uint64_t count, uint64_t taken) {
-    return phase << (2 * FIELD) | count << FIELD | taken;
-  }
+    // How many tasks a phase has, and below how many of them are taken: in one number, so that who
+    // takes one takes it of the phase that is on, which cannot end before it is done.
+    std::atomic<uint64_t> state{0};
+    std::atomic<int64_t> done{0};
+    std::atomic<bool> is_over{false};
+    const std::thread::id caller = std::this_thread::get_id();
+    const void* context = nullptr;
+    void (*call)(const void*, int64_t) = nullptr;
 
-  bool work() {
-    uint64_t now = state.load(std::memory_order_acquire);
-    while ((now & MASK) < (now >> FIELD & MASK))
-      if (state.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
-        call(context, now & MASK);
-        done.fetch_add(1, std::memory_order_release);
-        return true;
-      }
-    return false;
-  }
+    bool work() noexcept {
+      uint64_t now = state.load(std::memory_order_acquire);
+      while ((now & MASK) < now >> FIELD)
+        if (state.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
+          call(context, now & MASK);
+          done.fetch_add(1, std::memory_order_release);
+          return true;
+        }
+      return false;
+    }
 
-  void help() {
-    if (is_over.load(std::memory_order_acquire)) return;
-    Hold hold;
-    while (!is_over.load(std::memory_order_acquire))
-      if (!work()) relax();
-  }
+    void help() {
+      // A pool that is full runs what it is given in the thread that gives it.
+      if (std::this_thread::get_id() == caller || is_over.load(std::memory_order_acquire)) return;
+      [[maybe_unused]] Hold hold;
+      for (Patience patience; !is_over.load(std::memory_order_acquire);)
+        if (work()) patience = {};
+        else patience.wait();
+    }
+  };
 
-  std::atomic<uint64_t> state{0};
-  std::atomic<int64_t> done{0};
-  std::atomic<bool> is_over{false};
-  uint64_t phase = 0;
-  const void* context = nullptr;
-  void (*call)(const void*, int64_t) = nullptr;
+  std::shared_ptr<Shared> shared;
 };
