@@ -667,14 +667,17 @@ def test_weights_are_packed_once_for_a_model_and_freed_with_it():
 def test_other_weights_are_packed_again():
     model = make()
     before = model.packed()
-    layer = model.blocks.mlp.ff_out
-    layer.kernel[...] = layer.kernel[...] * 2
-    after = model.packed()
-    assert after.blocks is not before.blocks
-    assert after.head is before.head
     x, positions = inputs(model, 1, 9)
-    rows, _ = after.blocks.run(x, model.rotation(positions), None)
-    close(rows, oracle(model, x, positions))
+    norms = [model.blocks.attn_norm.weight, model.blocks.ff_norm.weight]
+    for weight in (*(layer.kernel for layer in packed._layers(model.blocks)), *norms):
+        last, kept = model.packed(), jax.tree.map(lambda leaf: leaf, model)
+        weight[...] = weight[...] * 1.2
+        after = model.packed()
+        assert after.blocks is not last.blocks
+        assert kept.packed().blocks is last.blocks
+        assert after.head is before.head
+        rows, _ = after.blocks.run(x, model.rotation(positions), None)
+        close(rows, oracle(model, x, positions))
     model.ff_out.weight[...] = model.ff_out.weight[...] * 2
     assert model.packed().head is not before.head
     assert model.packed().blocks is after.blocks
