@@ -54,7 +54,8 @@ class PackedBlocks:
         """
         count = x.shape[1]
         if visible is None:
-            visible = jnp.ones((1, 1, 1, count), bool)
+            visible = jnp.ones((1, 1, 1, kept[0].shape[3] if kept else count), bool)
+        assert visible.shape[1] == 1, "all heads see the same"
         first, last = (0, count) if span is None else span
         origin, size = (0, count) if window is None else window
         return native.run(
@@ -85,11 +86,14 @@ class Packed(NamedTuple):
         """Lays the weights of a `MaskPredictor` out, once as long as it keeps them."""
         if not isinstance(getattr(model, "blocks", None), Block):
             return cls()
-        blocks = _once(pack, model, model.blocks) if with_blocks and can_pack(model) else None
+        blocks = head = None
+        if with_blocks and can_pack(model):
+            blocks = _once(pack, model, model, model.blocks)
         weight = model.head_weight
-        is_read = weight.dtype == model.compute.dtype and can_pack_head(weight)
-        owner = model.wte if model.ff_out is None else model.ff_out.weight
-        return cls(blocks, _once(pack_head, weight, owner) if is_read else None)
+        if weight.dtype == model.compute.dtype and can_pack_head(weight):
+            owner = model.wte if model.ff_out is None else model.ff_out.weight
+            head = _once(pack_head, weight, model, owner)
+        return cls(blocks, head)
 
 
 def can_pack(model: Any) -> bool:
@@ -122,12 +126,12 @@ def pack(model: Any) -> PackedBlocks:
     return PackedBlocks((attention, ffn), packed, model.config)
 
 
-_made: dict[tuple[int, ...], Any] = {}
+_made: dict[tuple[Any, ...], Any] = {}
 
 
-def _once(make: Callable[[Any], Any], argument: Any, weights: Any) -> Any:
+def _once(make: Callable[[Any], Any], argument: Any, model: Any, weights: Any) -> Any:
     arrays = jax.tree.leaves(weights)
-    name = (id(make), *map(id, arrays))
+    name = (make.__name__, model.config, model.compute, *map(id, arrays))
     if name not in _made:
         _made[name] = make(argument)
         # The first weight that goes takes it along: another may get its id.
