@@ -105,6 +105,7 @@ def can_pack(model: Any) -> bool:
         config.block_type == "llama"
         and config.layer_norm_type == "rms"
         and config.activation_type == "silu"
+        and max(config.d_model, config.ffn_width) <= native.WIDEST
         and blocks.attention.q_norm is None
         and (config.rope_full_precision or compute.dtype == "float32")
         and compute.attention in ("auto", "xla")

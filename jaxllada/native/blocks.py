@@ -1,7 +1,7 @@
 """All blocks of a model in one kernel, for Intel CPUs with a matrix unit (AMX).
 
-float32 products are made of exact products of bytes and are as accurate as float32 ones
-(`bytes.h`); bfloat16 products are the unit's own.
+float32 products are made of exact products of bytes, about as accurate as float32 sums; `bytes.h`
+says where not. bfloat16 products are the unit's own.
 
 Shape letters: N layers, G rows of a model call, R positions given, S positions of a window, L
 positions attended to, D model width, H head width, I input width, O output width.
@@ -25,6 +25,9 @@ UNIT = ("amx_tile", "amx_int8", "amx_bf16", "avx512bw")
 
 FORMATS = {"float32": (16, 64, 3 * 1024), "bfloat16": (32, 32, 2 * 1024)}
 """Columns of a panel, rows of the weight that a step takes, and bytes of a step."""
+
+WIDEST = 33_024
+"""Numbers of a row beyond which sums of products of bytes could overflow."""
 
 Packed = tuple[UInt8[Array, "N _"], Float[Array, "N _"]]
 """One weight of all layers, as the matrix unit reads it, and a scale of each of its columns."""

@@ -10,8 +10,8 @@ namespace {
 #if defined(JAXLLADA_HAS_TILES)
 
 template <class Format>
-ffi::Error pack(ffi::ThreadPool& pool, const typename Format::Number* weight, int64_t layers, int64_t k,
-          int64_t columns, char* panels, float* scale) {
+ffi::Error pack(ffi::ThreadPool& pool, const typename Format::Number* weight, int64_t layers,
+                int64_t k, int64_t columns, char* panels, float* scale) {
   constexpr int64_t PANEL = Format::PANEL;
   if (k > Format::WIDEST) return ffi::Error::Internal("rows are too wide for sums in int32");
   Team<NoHold> crew(pool);
@@ -19,17 +19,18 @@ ffi::Error pack(ffi::ThreadPool& pool, const typename Format::Number* weight, in
   std::fill_n(scale, layers * count * PANEL, 0.0f);
   crew.share(layers * count, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
-      int64_t first = i % count * PANEL;
-      Format::put_columns(weight + i / count * k * columns + first, k, columns,
-                          std::min(PANEL, columns - first), panels + i * Format::panel_bytes(k),
-                          scale + i * PANEL);
+      int64_t first = i % count * PANEL, there = std::min(PANEL, columns - first);
+      const auto* from = weight + i / count * k * columns + first;
+      char* panel = panels + i * Format::weight_bytes(k);
+      Format::template put_columns<Format::WEIGHT>(from, k, columns, there, panel,
+                                                   scale + i * PANEL);
     }
   });
   return ffi::Error::Success();
 }
 
-ffi::Error pack_columns(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::ResultBuffer<ffi::U8> panels,
-                        ffi::ResultBuffer<ffi::F32> scale) {
+ffi::Error pack_columns(ffi::ThreadPool pool, ffi::AnyBuffer weight,
+                        ffi::ResultBuffer<ffi::U8> panels, ffi::ResultBuffer<ffi::F32> scale) {
   auto shape = weight.dimensions();
   char* to = reinterpret_cast<char*>(panels->typed_data());
   if (weight.element_type() == ffi::F32)
@@ -63,7 +64,8 @@ void run(ffi::ThreadPool& pool, const Shape& shape, const Inputs& in, void* k, v
     k = (*scratch).take<Number>(kept);
     v = (*scratch).take<Number>(kept);
   }
-  Call<Format>(shape, in, static_cast<Number*>(k), static_cast<Number*>(v), static_cast<Number*>(out),
+  Call<Format>(shape, in, static_cast<Number*>(k), static_cast<Number*>(v),
+               static_cast<Number*>(out),
                crew, *scratch)
       .run();
 }
@@ -97,12 +99,13 @@ ffi::Error body(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::F32> co
   for (int i = 0; i < 7; ++i) {
     auto panels = rest.get<ffi::Buffer<ffi::U8>>(2 * i);
     auto scale = rest.get<ffi::Buffer<ffi::F32>>(2 * i + 1);
-    if (!panels.has_value() || !scale.has_value()) return ffi::Error::Internal("weights are missing");
+    if (!panels.has_value() || !scale.has_value())
+      return ffi::Error::Internal("weights are missing");
     weights[i]->panels = reinterpret_cast<const char*>(panels->typed_data());
     weights[i]->scale = scale->typed_data();
     int64_t in_width = weights[i]->in = i == 6 ? shape.f : shape.d;
     weights[i]->count = scale->dimensions()[1] / (is_wide ? Bytes::PANEL : Halves::PANEL);
-    int64_t bytes = is_wide ? Bytes::panel_bytes(in_width) : Halves::panel_bytes(in_width);
+    int64_t bytes = is_wide ? Bytes::weight_bytes(in_width) : Halves::weight_bytes(in_width);
     if (int64_t(panels->element_count()) != shape.layers * weights[i]->count * bytes)
       return ffi::Error::Internal("weights were packed for another type or shape");
   }

@@ -34,7 +34,7 @@ class Call {
     pace = up(widest, Format::PANEL) + LANES;  // never a multiple of the cache's period
     x = scratch.take<float>(rows * shape.d);
     for (auto& y : ys) y = scratch.take<float>(rows * pace);
-    panels = scratch.take<char>(rows / Format::PANEL * Format::panel_bytes(widest));
+    panels = scratch.take<char>(rows / Format::PANEL * Format::activation_bytes(widest));
     scale = scratch.take<float>(rows);
     int64_t kept = shape.g * shape.kv_heads * shape.l * shape.h;
     if (sizeof(Number) != sizeof(float))
@@ -116,8 +116,8 @@ class Call {
 
   void put(const float* y, int64_t width, int64_t row) {
     constexpr int64_t PANEL = Format::PANEL;
-    char* panel = panels + row / PANEL * Format::panel_bytes(width);
-    scale[row] = Format::put_row(y, width, panel, row % PANEL);
+    char* panel = panels + row / PANEL * Format::activation_bytes(width);
+    scale[row] = Format::template put_row<Format::ACTIVATION>(y, width, panel, row % PANEL);
   }
 
   void put_normed(const void* weights, int64_t layer, int64_t row) {
@@ -159,12 +159,12 @@ class Call {
         for (; !weights[which] || own >= weights[which]->count; ++which)
           own -= weights[which] ? weights[which]->count : 0;
         const Weight& w = *weights[which];
-        int64_t bytes = Format::panel_bytes(w.in), share = (bytes / LINE + left - 1) / left;
+        int64_t bytes = Format::weight_bytes(w.in), share = (bytes / LINE + left - 1) / left;
         const char* right = w.template at<Format>(layer, own);
         for (int64_t m = 0; m < left; ++m) {
           Ahead ahead{right + bytes + m * share * LINE, own + 1 < w.count ? share : 0};
-          worker.multiply(panels + m * bytes, right, w.in, scale + m * PANEL,
-                          w.template scale_at<Format>(layer, own),
+          worker.multiply(panels + m * Format::activation_bytes(w.in), right, w.in,
+                          scale + m * PANEL, w.template scale_at<Format>(layer, own),
                           ys[which] + m * PANEL * pace + own * PANEL, pace, ahead);
         }
       }

@@ -9,6 +9,7 @@
 struct Halves {
   using Number = uint16_t;
   static constexpr int64_t PANEL = 32, UNIT = 32, STEP = 2 * TILE_BYTES, WIDEST = INT32_MAX;
+  static constexpr int WEIGHT = 2, ACTIVATION = 2;  // bytes of a number
 
   static uint16_t bits(float x) {
     uint32_t v;
@@ -23,9 +24,13 @@ struct Halves {
   }
   static float round(float x) { return number(bits(x)); }
   static Vec round(Vec x) { return rounded_to_half(x); }
+  template <int bytes>
   static int64_t panel_bytes(int64_t k) { return up(k, UNIT) / UNIT * STEP; }
+  static int64_t weight_bytes(int64_t k) { return panel_bytes<WEIGHT>(k); }
+  static int64_t activation_bytes(int64_t k) { return panel_bytes<ACTIVATION>(k); }
 
   // Row `r` of a left panel, from `k` numbers; the rest of it is zero. Its scale is one.
+  template <int bytes>
   static float put_row(const float* x, int64_t k, char* panel, int64_t r) {
     char* to = panel + r / 16 * TILE_BYTES + r % 16 * LINE;
     for (int64_t i = 0; i < up(k, UNIT); i += UNIT, to += STEP) {
@@ -38,9 +43,10 @@ struct Halves {
   }
 
   // A right panel from columns of a matrix [k, stride], of which `columns` exist.
+  template <int bytes>
   static void put_columns(const uint16_t* w, int64_t k, int64_t stride, int64_t columns,
                           char* panel, float* scale) {
-    std::memset(panel, 0, panel_bytes(k));
+    std::memset(panel, 0, panel_bytes<bytes>(k));
     std::fill_n(scale, columns, 1.0f);
     for (int64_t i = 0; i < k; ++i) {
       char* line = panel + i / UNIT * STEP + i % UNIT / 2 * LINE;

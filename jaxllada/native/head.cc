@@ -1,5 +1,5 @@
-// The output head of a sampler in one pass over its weight: for every row of hidden numbers the most
-// likely token, its logit, and the sum of exp(logit - that logit). No logits are written.
+// The output head of a sampler in one pass over its weight: for every row of hidden numbers the
+// most likely token, its logit, and the sum of exp(logit - that logit). No logits are written.
 //
 // A thread takes a slice of the vocabulary, multiplies a few of its rows at a time with all hidden
 // rows (products.h), and folds the products into what it has.
@@ -80,7 +80,8 @@ struct Work {
   void multiply(typename Product::Thread& thread, int64_t first, int64_t rows, float* block) {
     bool has_next = first + 2 * Product::ROWS <= v;
     const Weight* next = has_next ? product.row_of(weight, first + Product::ROWS) : nullptr;
-    product.multiply(thread, product.row_of(weight, first), rows, reinterpret_cast<const char*>(next), block);
+    product.multiply(thread, product.row_of(weight, first), rows,
+                     reinterpret_cast<const char*>(next), block);
   }
 
   void read(int64_t first, int64_t rows, float* block, Best& own) {
@@ -102,7 +103,8 @@ struct Work {
 };
 
 template <class Product, class Number>
-ffi::Error run(ffi::ThreadPool pool, const typename Product::Weight* weight, const float* weight_scale,
+ffi::Error run(ffi::ThreadPool pool, const typename Product::Weight* weight,
+               const float* weight_scale,
                int64_t v, const Number* x, int64_t n, int64_t d,
                ffi::Buffer<ffi::F32> bias, ffi::Buffer<ffi::S32> hidden, float scale,
                int64_t excluded, int32_t* token, float* peak, float* total) {
@@ -136,7 +138,8 @@ ffi::Error head(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer x,
                 ffi::ResultBuffer<ffi::F32> total, float scale, int64_t excluded) {
   int64_t v = weight.dimensions()[0], d = weight.dimensions()[1], n = x.dimensions()[0];
   if (weight.element_type() == ffi::F32)
-    return run<Float32>(pool, weight.typed_data<float>(), nullptr, v, x.typed_data<float>(), n, d, bias,
+    return run<Float32>(pool, weight.typed_data<float>(), nullptr, v, x.typed_data<float>(), n, d,
+                        bias,
                         hidden, scale, excluded, token->typed_data(), peak->typed_data(),
                         total->typed_data());
 #if defined(JAXLLADA_HAS_TILES)
@@ -152,7 +155,8 @@ ffi::Error head(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer x,
 }
 
 #if defined(JAXLLADA_HAS_TILES)
-ffi::Error packed_head(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> panels, ffi::Buffer<ffi::F32> scale,
+ffi::Error packed_head(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> panels,
+                       ffi::Buffer<ffi::F32> scale,
                        ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> bias,
                        ffi::Buffer<ffi::S32> hidden, ffi::ResultBuffer<ffi::S32> token,
                        ffi::ResultBuffer<ffi::F32> peak, ffi::ResultBuffer<ffi::F32> total,
@@ -173,8 +177,8 @@ ffi::Error pack_head(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> weight,
     const std::vector<float> nothing(d, 0.0f);
     for (int64_t row = from; row < end; ++row)
       scale->typed_data()[row] =
-          Bytes::put_row(row < v ? weight.typed_data() + row * d : nothing.data(), d,
-                         to + row / unit * Bytes::panel_bytes(d), row % unit);
+          Bytes::put_row<Bytes::WEIGHT>(row < v ? weight.typed_data() + row * d : nothing.data(), d,
+                         to + row / unit * Bytes::weight_bytes(d), row % unit);
   });
   return ffi::Error::Success();
 }

@@ -11,7 +11,7 @@ struct Weight {
 
   template <class Format>
   const char* at(int64_t layer, int64_t panel) const {
-    return panels + (layer * count + panel) * Format::panel_bytes(in);
+    return panels + (layer * count + panel) * Format::weight_bytes(in);
   }
   template <class Format>
   const float* scale_at(int64_t layer, int64_t panel) const {

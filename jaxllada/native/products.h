@@ -148,6 +148,8 @@ struct BFloat16 {
 struct PackedFloat32 {
   using Weight = char;
   static constexpr int ROWS = Bytes::PANEL;
+  // Hidden rows come from a norm: no number of theirs is far larger than the others.
+  static constexpr int BYTES = Bytes::WEIGHT;
   std::vector<char> hidden;  // panels of 16 hidden rows
   std::vector<float> hidden_scale;
   const float* scale = nullptr;  // of the rows of the vocabulary, whole panels
@@ -158,10 +160,11 @@ struct PackedFloat32 {
     std::vector<float> turned(d * n, 0.0f);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t k = 0; k < d; ++k) turned[k * n + i] = x[i * d + k];
-    hidden.resize(n / ROWS * Bytes::panel_bytes(d));
+    const int64_t bytes = Bytes::panel_bytes<BYTES>(d);
+    hidden.resize(n / ROWS * bytes);
     hidden_scale.resize(n);
     for (int64_t i = 0; i < n; i += ROWS)
-      Bytes::put_columns(&turned[i], d, n, ROWS, &hidden[i / ROWS * Bytes::panel_bytes(d)],
+      Bytes::put_columns<BYTES>(&turned[i], d, n, ROWS, &hidden[i / ROWS * bytes],
                          &hidden_scale[i]);
   }
 
@@ -170,17 +173,17 @@ struct PackedFloat32 {
     scale = scale_of_rows;
   }
   const char* row_of(const char* weight, int64_t row) const {
-    return weight + row / ROWS * Bytes::panel_bytes(d);
+    return weight + row / ROWS * Bytes::panel_bytes<BYTES>(d);
   }
 
   struct Thread {
     Tiles tiles;
-    Bytes::Worker worker;
+    Bytes::Multiplier<BYTES, BYTES> worker;
     void finish() { worker.finish(); }
   };
 
   void multiply(Thread& thread, const char* w, int64_t, const char* next, float* block) const {
-    int64_t bytes = Bytes::panel_bytes(d), share = bytes / LINE / (n / ROWS);
+    int64_t bytes = Bytes::panel_bytes<BYTES>(d), share = bytes / LINE / (n / ROWS);
     const float* own = scale + (w - weight) / bytes * ROWS;
     for (int64_t i = 0; i < n / ROWS; ++i)
       thread.worker.multiply(w, &hidden[i * bytes], d, own, &hidden_scale[i * ROWS],

@@ -212,6 +212,19 @@ def test_a_large_weight_of_a_small_input_costs_others_no_more_than_its_size():
     assert error(computed(model, x, positions), oracle(model, x, positions)) < 300 * 2.0**-23
 
 
+def test_a_large_activation_costs_others_nothing():
+    """Activations have a byte more than weights for that."""
+    model = make(d_model=128, n_kv_heads=4, mlp_hidden_size=320, n_layers=1)
+    up, down = model.blocks.mlp.up_proj, model.blocks.mlp.ff_out
+    up.kernel[...] = up.kernel[...].at[:, :, 7].multiply(40)
+    down.kernel[...] = down.kernel[...].at[:, 7].divide(40)
+    x, positions = inputs(model, 2, 60)
+    turn, expected = model.rotation(positions), oracle(model, x, positions)
+    plain = jax.jit(lambda *given: run_blocks(*given, None, remat="none", window=None, key=None))
+    own = error(computed(model, x, positions), expected)
+    assert own < 2 * error(plain(model.blocks, x, turn, None), expected)
+
+
 def test_bfloat16_is_rounded_where_blocks_round():
     model = make(dtype="bfloat16", n_layers=1)
     x, positions = inputs(model, 3, 60)

@@ -11,10 +11,10 @@ import torch
 import jaxllada
 import npu_backend
 from jaxllada.common.answer_rows import lay_out
+from jaxllada.models.packed import Packed
 from jaxllada.sampling import smoothing as jax_smoothing
 from jaxllada.sampling.generate import sample_trace as jax_trace
 from jaxllada.sampling.inputs import Inputs
-from jaxllada.models.packed import Packed
 from jaxllada.sampling.loop import initial_state
 from npu_backend.sampling import smoothing as torch_smoothing
 from npu_backend.sampling.generate import sample_trace as torch_trace
