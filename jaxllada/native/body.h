@@ -80,13 +80,10 @@ class Call {
 
   void block(int64_t layer) {
     each_row([&](int64_t row) { put_normed(in.attn_norm, layer, row); });
-    if (layer + 1 < shape.layers) {
-      multiply(layer, {&in.q, &in.k, &in.v});
-    } else {  // only the window asks
-      multiply(layer, {nullptr, &in.k, &in.v});
-    }
+    const bool is_last = layer + 1 == shape.layers;  // there only the window asks
+    multiply(layer, {is_last ? nullptr : &in.q, &in.k, &in.v});
     each_row([&](int64_t row) { keep(layer, row); });
-    if (layer + 1 == shape.layers) {
+    if (is_last) {
       narrow();
       each_row([&](int64_t row) { put_normed(in.attn_norm, layer, row); });
       multiply(layer, {&in.q});
@@ -133,9 +130,8 @@ class Call {
   void put_inner(int64_t row) {
     float *gate = ys[0] + row * pace, *other = ys[1] + row * pace;
     for (int64_t i = 0; i < shape.f; i += LANES) {
-      Vec g = Format::round(at(gate + i)), small = exponential(g < 0 ? g : -g);
-      Vec sure = (g < 0 ? small : Vec{} + 1.0f) / (1.0f + small);
-      Vec y = Format::round(Format::round(g * sure) * Format::round(at(other + i)));
+      Vec y = Format::round(silu(Format::round(at(gate + i))));
+      y = Format::round(y * Format::round(at(other + i)));
       std::memcpy(gate + i, &y, sizeof y);
     }
     put(gate, shape.f, row);
@@ -149,25 +145,28 @@ class Call {
 
   // The rows that were put times some weights, into ys[0], ys[1] and ys[2]; not rounded yet.
   void multiply(int64_t layer, std::vector<const Weight*> weights) {
-    constexpr int64_t PANEL = Format::PANEL;
+    constexpr int64_t PANEL = Format::PANEL, NEAR = 1 << 19;
     int64_t left = up(rows(), PANEL) / PANEL, total = 0;
     for (const Weight* one : weights) total += one ? one->count : 0;
+    // As many rows at a time as stay near the core beside the weights of a part.
+    int64_t bytes = Format::activation_bytes(weights.back()->in), few = 1 + NEAR / bytes;
     crew.share(total, [&](int64_t from, int64_t to) {
       typename Format::Worker worker;
-      for (int64_t panel = from; panel < to; ++panel) {
-        int64_t which = 0, own = panel;
-        for (; !weights[which] || own >= weights[which]->count; ++which)
-          own -= weights[which] ? weights[which]->count : 0;
-        const Weight& w = *weights[which];
-        int64_t bytes = Format::weight_bytes(w.in), share = (bytes / LINE + left - 1) / left;
-        const char* right = w.template at<Format>(layer, own);
-        for (int64_t m = 0; m < left; ++m) {
-          Ahead ahead{right + bytes + m * share * LINE, own + 1 < w.count ? share : 0};
-          worker.multiply(panels + m * Format::activation_bytes(w.in), right, w.in,
-                          scale + m * PANEL, w.template scale_at<Format>(layer, own),
-                          ys[which] + m * PANEL * pace + own * PANEL, pace, ahead);
+      for (int64_t first = 0; first < left; first += few)
+        for (int64_t panel = from; panel < to; ++panel) {
+          int64_t which = 0, own = panel, last = std::min(left, first + few);
+          for (; !weights[which] || own >= weights[which]->count; ++which)
+            own -= weights[which] ? weights[which]->count : 0;
+          const Weight& w = *weights[which];
+          const char* right = w.template at<Format>(layer, own);
+          const char* next = right + Format::weight_bytes(w.in);
+          int64_t share = own + 1 < w.count ? (next - right) / LINE / (last - first) + 1 : 0;
+          for (int64_t m = first; m < last; ++m)
+            worker.multiply(panels + m * bytes, right, w.in, scale + m * PANEL,
+                            w.template scale_at<Format>(layer, own),
+                            ys[which] + m * PANEL * pace + own * PANEL, pace,
+                            {next + (m - first) * share * LINE, share});
         }
-      }
       worker.finish();
     });
   }

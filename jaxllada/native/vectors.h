@@ -34,6 +34,11 @@ inline Vec exponential(Vec x) {
   return sum * power;
 }
 
+inline Vec silu(Vec x) {
+  Vec small = exponential(x < 0 ? x : -x);
+  return x * (x < 0 ? small : Vec{} + 1.0f) / (1.0f + small);
+}
+
 // Rounded to bfloat16, to even; what is not a number stays so.
 inline Vec rounded_to_half(Vec x) {
   Ints bits;
