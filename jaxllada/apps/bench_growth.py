@@ -129,6 +129,8 @@ def draw(report: dict[str, Any], config: Any, out: Path) -> None:
 
 
 def _panel(axes: Any, rows: list, key: str, label: str, slopes: tuple[int, ...]) -> None:
+    from matplotlib.ticker import LogLocator
+
     from jaxllada.common.figures import COLORS
 
     names = list(dict.fromkeys(row["strategy"] for row in rows))
@@ -147,10 +149,13 @@ def _panel(axes: Any, rows: list, key: str, label: str, slopes: tuple[int, ...])
         )  # fmt: skip
         axes.annotate(
             f"slope {slope}", (places[-1], 0.8 * low * (places[-1] / places[0]) ** slope),
-            ha="right", va="top", fontsize=8, color="#6b7280",
+            xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color="#6b7280",
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.margins(x=0.1)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(places, [str(place) for place in places])
     axes.minorticks_off()
     axes.set_xlabel(label)
