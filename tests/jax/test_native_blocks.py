@@ -1,33 +1,28 @@
-"""The C++ kernel of all blocks: float64 blocks as oracle, the sampler with and without it."""
+"""The C++ kernel of all blocks against blocks in float64."""
 
-import dataclasses
-import functools
-import gc
-import stat
 import threading
-import weakref
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxllada.common.config.compute import ComputeConfig
-from jaxllada.common.config.lora import LoraConfig
-from jaxllada.common.config.presets import preset
-from jaxllada.common.config.sampling import SamplingConfig
-from jaxllada.convert import load
 from jaxllada.models import packed
 from jaxllada.models.block import run_blocks
-from jaxllada.models.family import abstract_model
 from jaxllada.models.kept import Region
-from jaxllada.models.lora import add_adapters
-from jaxllada.models.packed import PackedBlocks, can_pack, pack
-from jaxllada.native import blocks as native
-from jaxllada.native import build, head
-from jaxllada.sampling import generate, predict
-from tests.sampling_cases import PROMPTS, VISIBLE
+from jaxllada.models.packed import pack
+from jaxllada.native import build
+from tests.jax.packed_models import (
+    Blocks,
+    close,
+    computed,
+    error,
+    half,
+    inputs,
+    make,
+    oracle,
+    turned_on,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,142 +30,9 @@ pytestmark = [
 ]
 
 
-def forget():
-    for cached in (build.library, native._kernel, head._kernel, head._has_tiles):
-        cached.cache_clear()
-
-
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch):
-    monkeypatch.setenv("JAXLLADA_NATIVE", "1")
-    forget()
-    if not build.cpu_has(*native.UNIT):
-        pytest.skip("this CPU has no matrix unit")
-    assert build.library("body") is not None
-    if not native.has_kernel("float32"):
-        pytest.skip("the system does not let the matrix unit be used")
-    yield
-    forget()
-
-
-@pytest.fixture(scope="module")
-def model(sharp):
-    return load(sharp)
-
-
-PLAIN = dataclasses.replace(preset("tiny"), rope_theta=100.0)
-
-
-def shapes(compute=None, **changes):
-    return _shapes(dataclasses.replace(PLAIN, **changes), ComputeConfig(**compute or {}))
-
-
-_shapes = functools.cache(abstract_model)
-
-
-def make(seed=0, dtype="float32", **changes):
-    """A model whose blocks change what goes in as much as it is."""
-    empty = shapes({"dtype": dtype}, **changes)
-    layers = empty.config.n_layers
-    draw = np.random.default_rng(seed)
-
-    def fill(leaf):
-        is_norm = leaf.ndim == 1 or (leaf.ndim == 2 and len(leaf) == layers)
-        weight = draw.normal(size=leaf.shape)
-        weight = 1 + weight / 4 if is_norm else weight / np.sqrt(leaf.shape[-2])
-        return jax.device_put(weight.astype(dtype))
-
-    return jax.tree.map(fill, empty)
-
-
-def inputs(model, rows, length, seed=1):
-    draw = np.random.default_rng(seed)
-    x = draw.normal(size=(rows, length, model.config.d_model)).astype(model.compute.dtype)
-    # Rows begin at places of their own, as behind padding.
-    return jax.device_put(x), np.maximum(np.arange(length) - 3 * np.arange(rows)[:, None], 0)
-
-
-def half(y):
-    return y.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
-
-
-class Blocks:
-    """The blocks in float64, with the keys and values [N, B, kv_heads, L, H] they keep.
-
-    `half` puts in the roundings of a model that computes in bfloat16.
-    """
-
-    def __init__(self, model, length=0, rows=0, round=lambda y: y):
-        def wide(param):
-            return np.asarray(param[...]).astype(np.float64)
-
-        blocks, c = model.blocks, model.config
-        self.config, self.round = c, round
-        self.norms = wide(blocks.attn_norm.weight), wide(blocks.ff_norm.weight)
-        self.weights = [wide(layer.kernel) for layer in packed._layers(blocks)]
-        self.k, self.v = np.zeros((2, c.n_layers, rows, c.kv_heads, length, c.head_dim))
-
-    def heads(self, y, positions=None):
-        """Splits the heads [B, heads, R, H], turned to their positions."""
-        width = self.config.head_dim
-        y = y.reshape(*y.shape[:2], -1, width).swapaxes(1, 2)
-        if positions is None:
-            return y
-        frequency = self.config.rope_theta ** -(np.arange(0, width, 2) / width)
-        angle = positions[:, None, :, None] * frequency
-        a, b = np.split(y, 2, axis=-1)
-        cos, sin = np.cos(angle), np.sin(angle)
-        return self.round(np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1))
-
-    def normed(self, x, weight):
-        factor = np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + self.config.rms_norm_eps)
-        return self.round(self.round(x / factor) * weight)
-
-    def run(self, x, positions, visible=None, *, start=0, span=None, window=None):
-        """As `PackedBlocks.run`."""
-        c, round, count = self.config, self.round, x.shape[1]
-        x = np.asarray(x).astype(np.float64)
-        first, last = span or (0, count)
-        for layer in range(c.n_layers):
-            q, k, v, out, gate, up, down = (weight[layer] for weight in self.weights)
-            y = self.normed(x, self.norms[0][layer])
-            place = np.s_[:, :, start + first : start + last]
-            self.k[layer][place] = self.heads(round(y @ k), positions)[:, :, first:last]
-            self.v[layer][place] = self.heads(round(y @ v))[:, :, first:last]
-            groups = c.n_heads // c.kv_heads
-            keys, values = (np.repeat(z[layer], groups, axis=1) for z in (self.k, self.v))
-            queries = self.heads(round(y @ q), positions)
-            scores = queries @ keys.swapaxes(-1, -2) / np.sqrt(c.head_dim)
-            scores = scores if visible is None else np.where(visible, scores, -1e30)
-            weight = np.exp(scores - scores.max(-1, keepdims=True))
-            mixed = round(round(weight) @ values / weight.sum(-1, keepdims=True))
-            x = round(x + round(mixed.swapaxes(1, 2).reshape(x.shape) @ out))
-            y = self.normed(x, self.norms[1][layer])
-            inner = round(y @ gate)
-            inner = round(round(inner / (1 + np.exp(-inner))) * round(y @ up))
-            x = round(x + round(inner @ down))
-        origin, size = window or (0, count)
-        return x[:, origin : origin + size]
-
-
-def oracle(model, x, positions, visible=None, **options):
-    blocks = Blocks(model, x.shape[1], len(x))
-    return blocks.run(x, positions, visible, **options)
-
-
-@functools.partial(jax.jit, static_argnames="window")
-def computed(model, x, positions, visible=None, window=None):
-    return pack(model).run(x, model.rotation(positions), visible, window=window)[0]
-
-
-def close(found, expected):
-    """Compares with numbers of about one to ten."""
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
-
-
-def error(found, expected):
-    found = np.asarray(found).astype(np.float64)
-    return np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+    yield from turned_on(monkeypatch)
 
 
 def outliers(model, x, kind):
@@ -401,6 +263,16 @@ def test_what_is_kept_in_bfloat16_is_what_is_seen():
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), kept, again))
 
 
+def test_a_part_that_is_given_no_mask_sees_all_that_is_kept():
+    model = make()
+    x, positions = inputs(model, 1, 20)
+    blocks, turn = pack(model), model.rotation(positions)
+    whole, kept = blocks.run(x, turn, None, kept=tuple(model.memory(1, 20, blocks)))
+    turn = (turn[0][:, 5:9], turn[1][:, 5:9])
+    rows, _ = blocks.run(x[:, 5:9], turn, None, start=5, kept=kept)
+    close(rows, whole[:, 5:9])
+
+
 def test_what_was_given_is_not_written_to():
     model = make()
     x, positions = inputs(model, 2, 20)
@@ -409,165 +281,6 @@ def test_what_was_given_is_not_written_to():
     _, kept = blocks.run(x, turn, None, kept=memory)
     assert all(part.any() for part in kept)
     assert not any(part.any() for part in memory)
-
-
-PLAN = {"steps": 12, "gen_length": 24, "block_length": 8}
-GUIDED = {"cfg_scale": 0.7}
-RULES = [
-    {"selection": "threshold:0.3"} | GUIDED,
-    {"smoothing": "soft", "canvas": "adaptive:8,8", "gen_length": 32},
-    {"cache": "prefix:3", "selection": "factor:1.0"} | GUIDED,
-    {"cache": "dual", "smoothing": "soft"} | GUIDED,
-    {"cache": "vicinity:20,5,1,4", "selection": "threshold:0.5"},
-    {"cache": "block_causal", "attention": "block_causal"},
-]  # fmt: skip
-
-
-def traced(model, options, prompt=PROMPTS, seen=VISIBLE, pieces=None):
-    """The record of a run, and how often each kernel was put into a program."""
-    calls = {"blocks": 0, "head": 0}
-
-    def counted(name, function):
-        def count(*given, **options):
-            calls[name] += 1
-            return function(*given, **options)
-
-        return count
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "run", counted("blocks", native.run))
-        patch.setattr(predict, "read_at_once", counted("head", predict.read_at_once))
-        generate.advance.clear_cache()
-        config = SamplingConfig(**PLAN | options)
-        key = jax.random.key(0)
-        run = generate.sample_stepwise(model, prompt, config, seen, key, steps_per_piece=pieces)
-        return list(run), calls
-
-
-def without(monkeypatch):
-    monkeypatch.setenv("JAXLLADA_NATIVE", "0")
-    forget()
-
-
-def assert_same(found, expected):
-    np.testing.assert_array_equal(found.tokens, expected.tokens)
-    np.testing.assert_array_equal(found.order, expected.order)
-    np.testing.assert_allclose(found.confidence, expected.confidence, rtol=2e-4)
-
-
-@pytest.mark.parametrize("options", RULES, ids=str)
-def test_sampling_with_kernels_commits_the_same_tokens_in_the_same_order(
-    model, options, monkeypatch
-):
-    (*_, found), calls = traced(model, options)
-    assert calls["blocks"]
-    without(monkeypatch)
-    (*_, expected), calls = traced(model, options)
-    assert not any(calls.values())
-    assert_same(found, expected)
-
-
-def test_gaps_of_prompts_are_filled_with_the_same_tokens(model, monkeypatch):
-    gaps = PROMPTS.copy()
-    gaps[:, -3] = gaps[0, 1] = model.config.mask_id
-    options = {"infill": True, "gen_length": 8, "steps": 4, "attention": "block_causal"}
-    (*_, found), calls = traced(model, options, gaps)
-    assert calls["blocks"]
-    assert calls["head"]
-    without(monkeypatch)
-    (*_, expected), _ = traced(model, options, gaps)
-    np.testing.assert_array_equal(found.prompt, expected.prompt)
-    assert_same(found, expected)
-
-
-@pytest.mark.parametrize("cache", ["none", "dual"])
-def test_pieces_with_kernels_are_those_of_one_run(model, cache, monkeypatch):
-    pieces, calls = traced(model, {"cache": cache}, pieces=5)
-    assert calls["blocks"]
-    assert len(pieces) > 2
-    (*_, alone), _ = traced(model, {"cache": cache}, PROMPTS[1:, 3:], VISIBLE[1:, 3:])
-    np.testing.assert_array_equal(alone.tokens[0], pieces[-1].tokens[1])
-    without(monkeypatch)
-    (*_, whole), _ = traced(model, {"cache": cache})
-    assert_same(pieces[-1], whole)
-
-
-def test_a_cache_that_looks_into_blocks_goes_without(model):
-    _, calls = traced(model, {"cache": "dllm:4,3,0.25"})
-    assert not calls["blocks"]
-    assert calls["head"]
-
-
-REFUSED = {
-    "feed-forward parts of another form": {"block_type": "sequential", "activation_type": "gelu"},
-    "another activation": {"activation_type": "gelu"},
-    "a norm with a mean": {"layer_norm_type": "default"},
-    "a norm of Gemma": {"layer_norm_type": "gemma_rms"},
-    "norms without weights": {"layer_norm_with_affine": False},
-    "norms with a bias": {"bias_for_layer_norm": True},
-    "norms of queries and keys": {"attention_layer_norm": True},
-    "biases": {"include_bias": True},
-    "biases of queries": {"include_qkv_bias": True},
-}
-
-
-@pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED.keys())
-def test_blocks_of_another_form_go_without(changes):
-    assert can_pack(shapes())
-    assert not can_pack(shapes(**changes))
-
-
-@pytest.mark.parametrize(
-    "compute", [{"dtype": "float16"}, {"attention": "cudnn"}, {"attention": "splash"}], ids=str
-)
-def test_models_that_compute_otherwise_go_without(compute):
-    assert can_pack(shapes({"attention": "xla"}))
-    assert can_pack(shapes({"dtype": "bfloat16", "param_dtype": "float16"}))
-    assert not can_pack(shapes(compute))
-
-
-def test_angles_in_half_precision_go_without():
-    assert can_pack(shapes(rope_full_precision=False))
-    assert not can_pack(shapes({"dtype": "bfloat16"}, rope_full_precision=False))
-
-
-def test_adapters_and_models_of_another_family_go_without():
-    assert not can_pack(add_adapters(shapes(), LoraConfig(r=2, lora_alpha=2.0)))
-    only = LoraConfig(r=2, lora_alpha=2.0, target_modules="v_proj")
-    assert not can_pack(add_adapters(shapes(), only))
-    assert not can_pack(abstract_model(preset("qwen2-tiny"), ComputeConfig()))
-
-
-def test_several_devices_go_without(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert not can_pack(shapes())
-    assert make().packed() == (None, None)
-
-
-@pytest.mark.parametrize(("name", "value"), [("JAXLLADA_NATIVE", "0"), ("CXX", "no-such-compiler")])
-def test_without_kernels_models_are_read_as_they_are(name, value, monkeypatch, capfd):
-    monkeypatch.setenv(name, value)
-    forget()
-    assert not can_pack(shapes())
-    assert make().packed() == (None, None)
-    assert capfd.readouterr().err == ""
-
-
-def test_a_processor_without_a_matrix_unit_goes_without(monkeypatch, tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/bash\nexec {build._compiler()} "$@" -march=x86-64-v3 -O0\n')
-    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("CXX", str(compiler))
-    forget()
-    assert build.library("body") is not None
-    assert not can_pack(shapes())
-
-
-def test_nothing_is_built_for_a_processor_that_lists_no_matrix_unit(monkeypatch, capfd):
-    monkeypatch.setattr(build, "_cpu", lambda: b"flags: fpu sse2 avx2 avx512bw amx_tile")
-    forget()
-    assert not can_pack(shapes())
-    assert "building the body kernel" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["an input", "a weight", "a norm"])
@@ -656,41 +369,3 @@ def test_rows_do_not_depend_on_batch_mates_bit_for_bit(dtype):
         one = np.s_[row : row + 1]
         alone = computed(model, x[one], positions[one], visible[one], window=(11, 9))
         np.testing.assert_array_equal(alone, together[one])
-
-
-def test_weights_are_packed_once_for_a_model_and_freed_with_it():
-    model = make()
-    made = model.packed()
-    assert isinstance(made.blocks, PackedBlocks)
-    assert isinstance(made.head, head.PackedHead)
-    again = model.packed()
-    assert again.blocks is made.blocks
-    assert again.head is made.head
-    parts = [weakref.ref(part) for part in (made.blocks.weights[0][0], made.head.panels)]
-    count = len(packed._made)
-    del made, again
-    gc.collect()
-    assert all(part() is not None for part in parts)
-    del model
-    gc.collect()
-    assert all(part() is None for part in parts)
-    assert len(packed._made) < count
-
-
-def test_other_weights_are_packed_again():
-    model = make()
-    before = model.packed()
-    x, positions = inputs(model, 1, 9)
-    norms = [model.blocks.attn_norm.weight, model.blocks.ff_norm.weight]
-    for weight in (*(layer.kernel for layer in packed._layers(model.blocks)), *norms):
-        last, kept = model.packed(), jax.tree.map(lambda leaf: leaf, model)
-        weight[...] = weight[...] * 1.2
-        after = model.packed()
-        assert after.blocks is not last.blocks
-        assert kept.packed().blocks is last.blocks
-        assert after.head is before.head
-        rows, _ = after.blocks.run(x, model.rotation(positions), None)
-        close(rows, oracle(model, x, positions))
-    model.ff_out.weight[...] = model.ff_out.weight[...] * 2
-    assert model.packed().head is not before.head
-    assert model.packed().blocks is after.blocks
