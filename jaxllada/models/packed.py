@@ -31,8 +31,10 @@ from jaxllada.native.head import PackedHead, can_pack_head, pack_head
 class PackedBlocks:
     """All blocks of a model; a pytree of arrays."""
 
-    norms: tuple[Float[Array, "N D"], Float[Array, "N D"]]
-    weights: tuple[native.Packed, ...]
+    norms: tuple[Any, Any]
+    """Weights [N, D] of the norms before attention and before the feed-forward part."""
+    weights: tuple[Any, ...]
+    """`native.Packed`: queries, keys, values, attention output, gate, up, down."""
     config: ModelConfig = field(metadata={"static": True})
 
     def run(

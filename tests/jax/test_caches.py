@@ -114,10 +114,11 @@ def test_calls_of_a_block_write_the_memory_in_place(model, monkeypatch):
     """The program copies whole buffers where it reads the whole canvas, and nowhere else."""
     programs = []
 
-    def record(model, inputs, state, *ends, policy):
-        text = advance.lower(model, inputs, state, *ends, policy=policy).compile().as_text()
+    def record(model, packed, inputs, state, *ends, policy):
+        given = (model, packed, inputs, state, *ends)
+        text = advance.lower(*given, policy=policy).compile().as_text()
         programs.append((text, jax.tree.leaves(state.memory)))
-        return advance(model, inputs, state, *ends, policy=policy)
+        return advance(*given, policy=policy)
 
     monkeypatch.setattr(generate, "advance", record)
     sample_trace(model, PROMPTS[:1], SamplingConfig(**PLAN, cache="dual"))

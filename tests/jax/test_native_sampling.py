@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import re
 import stat
 import weakref
 
@@ -125,6 +126,25 @@ def test_a_cache_that_looks_into_blocks_goes_without(model):
     _, calls = traced(model, {"cache": "dllm:4,3,0.25"})
     assert not calls["blocks"]
     assert calls["head"]
+
+
+def test_the_kernel_writes_the_memory_in_place(model, monkeypatch):
+    programs = []
+    advance = generate.advance
+
+    def record(*given, policy):
+        programs.append((advance.lower(*given, policy=policy).compile().as_text(), given[3].memory))
+        return advance(*given, policy=policy)
+
+    monkeypatch.setattr(generate, "advance", record)
+    config = SamplingConfig(**PLAN, cache="dual")
+    list(generate.sample_stepwise(model, PROMPTS[:1], config, steps_per_piece=None))
+    text, memory = programs[0]
+    shape = ",".join(str(size) for size in memory.kept.k.shape)
+    call = re.search(rf"f32\[{shape}\].* custom-call\(.*jaxllada_body.*", text)
+    assert call is not None
+    assert "output_to_operand_aliasing={{1}: (" in call[0]
+    assert not re.search(rf"f32\[{shape}\]\S* copy\(", text)
 
 
 REFUSED = {
