@@ -11,6 +11,7 @@ import pytest
 from jaxllada import convert
 from jaxllada.common.config.sampling import SamplingConfig
 from jaxllada.common.errors import UserError
+from jaxllada.models import packed
 from jaxllada.sampling import generate
 from jaxllada.sampling.generate import sample_stepwise, sample_trace
 from jaxllada.sampling.loop import advance
@@ -114,13 +115,14 @@ def test_calls_of_a_block_write_the_memory_in_place(model, monkeypatch):
     """The program copies whole buffers where it reads the whole canvas, and nowhere else."""
     programs = []
 
-    def record(model, packed, inputs, state, *ends, policy):
-        given = (model, packed, inputs, state, *ends)
+    def record(model, kernels, inputs, state, *ends, policy):
+        given = (model, kernels, inputs, state, *ends)
         text = advance.lower(*given, policy=policy).compile().as_text()
         programs.append((text, jax.tree.leaves(state.memory)))
         return advance(*given, policy=policy)
 
     monkeypatch.setattr(generate, "advance", record)
+    monkeypatch.setattr(packed, "can_pack", lambda model: False)
     sample_trace(model, PROMPTS[:1], SamplingConfig(**PLAN, cache="dual"))
     (text, buffers), *_ = programs
     bodies = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{$(.*?)^\}", text, re.M | re.S))
