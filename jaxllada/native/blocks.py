@@ -24,7 +24,7 @@ UNIT = ("amx_tile", "amx_int8", "amx_bf16", "avx512bw")
 """Features that a processor needs."""
 
 FORMATS = {"float32": (16, 64, 3 * 1024), "bfloat16": (32, 32, 2 * 1024)}
-"""Columns of a panel, rows of the weight that a step takes, and bytes of a step."""
+"""Outputs of a panel, inputs that a step takes, and bytes of a step of a weight."""
 
 WIDEST = 33_024
 """Numbers of a row beyond which sums of products of bytes could overflow."""

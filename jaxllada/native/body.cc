@@ -65,8 +65,7 @@ void run(ffi::ThreadPool& pool, const Shape& shape, const Inputs& in, void* k, v
     v = (*scratch).take<Number>(kept);
   }
   Call<Format>(shape, in, static_cast<Number*>(k), static_cast<Number*>(v),
-               static_cast<Number*>(out),
-               crew, *scratch)
+               static_cast<Number*>(out), crew, *scratch)
       .run();
 }
 

@@ -104,8 +104,7 @@ struct Work {
 
 template <class Product, class Number>
 ffi::Error run(ffi::ThreadPool pool, const typename Product::Weight* weight,
-               const float* weight_scale,
-               int64_t v, const Number* x, int64_t n, int64_t d,
+               const float* weight_scale, int64_t v, const Number* x, int64_t n, int64_t d,
                ffi::Buffer<ffi::F32> bias, ffi::Buffer<ffi::S32> hidden, float scale,
                int64_t excluded, int32_t* token, float* peak, float* total) {
   if (n == 0) return ffi::Error::Success();
@@ -139,8 +138,7 @@ ffi::Error head(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer x,
   int64_t v = weight.dimensions()[0], d = weight.dimensions()[1], n = x.dimensions()[0];
   if (weight.element_type() == ffi::F32)
     return run<Float32>(pool, weight.typed_data<float>(), nullptr, v, x.typed_data<float>(), n, d,
-                        bias,
-                        hidden, scale, excluded, token->typed_data(), peak->typed_data(),
+                        bias, hidden, scale, excluded, token->typed_data(), peak->typed_data(),
                         total->typed_data());
 #if defined(JAXLLADA_HAS_TILES)
   if (weight.element_type() != ffi::BF16 || x.element_type() != ffi::BF16 || d % 32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from jaxllada.native.blocks import FORMATS, WIDEST
 from jaxllada.native.build import library
 
 TARGET, PACKED_TARGET, PACK = "jaxllada_head", "jaxllada_packed_head", "jaxllada_pack_head"
@@ -63,17 +64,19 @@ def has_kernel(weight: Float[Array, "V D"]) -> bool:
 
 def can_pack_head(weight: Float[Array, "V D"]) -> bool:
     """Whether the kernel reads this weight faster when it is packed."""
-    return weight.dtype == jnp.float32 and has_kernel(weight) and _has_tiles()
+    is_narrow = weight.shape[1] <= WIDEST
+    return weight.dtype == jnp.float32 and is_narrow and has_kernel(weight) and _has_tiles()
 
 
 @jax.jit
 def pack_head(weight: Float[Array, "V D"]) -> PackedHead:
     """Lays a float32 head out for the matrix unit."""
     tokens, width = weight.shape
-    panels, steps = -(-tokens // 16), -(-width // 64)
+    rows, unit, step = FORMATS["float32"]
+    panels = -(-tokens // rows)
     shapes = (
-        jax.ShapeDtypeStruct((panels, steps * 3 * 1024), jnp.uint8),
-        jax.ShapeDtypeStruct((panels * 16,), jnp.float32),
+        jax.ShapeDtypeStruct((panels, -(-width // unit) * step), jnp.uint8),
+        jax.ShapeDtypeStruct((panels * rows,), jnp.float32),
     )
     return PackedHead(*jax.ffi.ffi_call(PACK, shapes)(weight))
 
